@@ -1,0 +1,110 @@
+/*
+ * The runner on QEMU's `virt` machine: files through RISC-V semihosting, the console through the UART, the
+ * end of the run through the test finisher.
+ */
+#include "machine.h"
+#include "port.h"
+
+enum semihosting_call { SYS_OPEN = 0x01, SYS_CLOSE = 0x02, SYS_WRITE = 0x05, SYS_READ = 0x06 };
+
+enum semihosting_mode { MODE_READ_BINARY = 1, MODE_WRITE_BINARY = 5 };
+
+/* The three instructions are the trap that a debugger or simulator knows. Uncompressed and inside one
+ * 16-byte line, so that they never straddle two pages. */
+static int32_t semihosting(enum semihosting_call call, const void *arguments)
+{
+    register uint32_t a0 __asm__("a0") = (uint32_t)call;
+    register const void *a1 __asm__("a1") = arguments;
+    __asm__ volatile(".option push\n"
+                     ".option norvc\n"
+                     ".balign 16\n"
+                     "slli x0, x0, 0x1f\n"
+                     "ebreak\n"
+                     "srai x0, x0, 7\n"
+                     ".option pop\n"
+                     : "+r"(a0)
+                     : "r"(a1)
+                     : "memory");
+    return (int32_t)a0;
+}
+
+static uint32_t length(const char *text)
+{
+    uint32_t n = 0;
+    while (text[n] != '\0') {
+        n++;
+    }
+    return n;
+}
+
+int32_t odl_port_open(const char *path, enum odl_port_mode mode)
+{
+    uint32_t how = mode == ODL_PORT_WRITE ? MODE_WRITE_BINARY : MODE_READ_BINARY;
+    uint32_t arguments[] = {(uint32_t)path, how, length(path)};
+    return semihosting(SYS_OPEN, arguments);
+}
+
+uint32_t odl_port_read(int32_t file, void *data, uint32_t n_bytes)
+{
+    uint32_t arguments[] = {(uint32_t)file, (uint32_t)data, n_bytes};
+    int32_t n_missing = semihosting(SYS_READ, arguments);
+    return n_missing < 0 ? 0u : n_bytes - (uint32_t)n_missing;
+}
+
+bool odl_port_write(int32_t file, const void *data, uint32_t n_bytes)
+{
+    uint32_t arguments[] = {(uint32_t)file, (uint32_t)data, n_bytes};
+    return n_bytes == 0u || semihosting(SYS_WRITE, arguments) == 0;
+}
+
+void odl_port_close(int32_t file)
+{
+    uint32_t arguments[] = {(uint32_t)file};
+    (void)semihosting(SYS_CLOSE, arguments);
+}
+
+_Noreturn void odl_port_exit(uint32_t status)
+{
+    FINISHER = status == 0u ? FINISHER_PASS : (status << 16) | FINISHER_FAIL;
+    for (;;) {
+    }
+}
+
+void odl_port_console(const char *text)
+{
+    for (; *text != '\0'; text++) {
+        UART_TRANSMIT = (uint8_t)*text;
+    }
+}
+
+uint32_t odl_port_counter(void)
+{
+    uint32_t instructions;
+    __asm__ volatile("csrr %0, minstret" : "=r"(instructions));
+    return instructions;
+}
+
+static uint32_t n_unused_stack_words(void)
+{
+    const volatile uint32_t *word = odl_stack_bottom;
+    while (word < odl_stack_top && *word == STACK_PAINT) {
+        word++;
+    }
+    return (uint32_t)(word - odl_stack_bottom);
+}
+
+uint32_t odl_port_stack_bytes(void)
+{
+    uint32_t n_words = (uint32_t)(odl_stack_top - odl_stack_bottom);
+    return (n_words - n_unused_stack_words()) * 4u;
+}
+
+bool odl_port_stack_intact(void)
+{
+    for (uint32_t i = 0; i < STACK_GUARD_WORDS; i++) {
+        if (odl_stack_bottom[i] != STACK_PAINT) {
+            return false;
+        }
+    }
+    return true;
+}

@@ -1,0 +1,32 @@
+/*
+ * QEMU's `virt` machine as far as the runner uses it, and what link.ld and start.S hand to C.
+ */
+#ifndef ODL_MACHINE_H
+#define ODL_MACHINE_H
+
+/* How much RAM the arena, the stack and all variables may take together, and how much of it is stack. */
+#ifndef ODL_RAM_BYTES
+#define ODL_RAM_BYTES (112 << 20)
+#endif
+#ifndef ODL_STACK_BYTES
+#define ODL_STACK_BYTES (16 << 10)
+#endif
+
+#define STACK_PAINT 0x5ac35ac3
+#define STACK_GUARD_WORDS 16
+
+#ifndef __ASSEMBLER__
+
+#include <stdint.h>
+
+#define UART_TRANSMIT (*(volatile uint8_t *)0x10000000u)
+#define FINISHER (*(volatile uint32_t *)0x00100000u)
+#define FINISHER_PASS 0x5555u
+#define FINISHER_FAIL 0x3333u
+
+extern uint32_t odl_stack_bottom[];
+extern uint32_t odl_stack_top[];
+
+#endif
+
+#endif

@@ -1,0 +1,38 @@
+/*
+ * What the runner needs from the machine under it. One folder of firmware/port implements it.
+ */
+#ifndef ODL_PORT_H
+#define ODL_PORT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum odl_port_mode { ODL_PORT_READ, ODL_PORT_WRITE };
+
+/* A file handle, or a negative number. Writing creates the file or empties it. */
+int32_t odl_port_open(const char *path, enum odl_port_mode mode);
+
+/* Bytes read: fewer than `n_bytes` only at the end of the file or after an error. */
+uint32_t odl_port_read(int32_t file, void *data, uint32_t n_bytes);
+
+/* Whether all bytes were written; the reader of the file sees them when this returns. */
+bool odl_port_write(int32_t file, const void *data, uint32_t n_bytes);
+
+void odl_port_close(int32_t file);
+
+/* Ends the run with an ODL_END_ status. */
+_Noreturn void odl_port_exit(uint32_t status);
+
+/* Prints for a human; works inside a trap handler. */
+void odl_port_console(const char *text);
+
+/* Instructions retired so far, modulo 2^32; always 0 where the machine does not count them. */
+uint32_t odl_port_counter(void);
+
+/* Deepest use of the stack so far in bytes, 0 where the port does not measure it. */
+uint32_t odl_port_stack_bytes(void);
+
+/* False once the stack has reached its guard words. */
+bool odl_port_stack_intact(void);
+
+#endif

@@ -1,0 +1,122 @@
+/*
+ * Does one job: reads it, trains or infers on its items, writes the log.
+ */
+#include "job.h"
+#include "log.h"
+#include "port.h"
+#include "self_test.h"
+#include "trace.h"
+
+/* A section of its own, so that start-up need not zero what main() poisons. */
+#ifdef __ELF__
+__attribute__((section(".bss.odl_arena")))
+#endif
+static _Alignas(ODL_ARENA_ALIGN) uint8_t arena[ODL_ARENA_BYTES];
+
+static struct odl_job job;
+static struct odl_item item;
+static odl_half output[ODL_OUTPUT_ELEMS];
+
+/* All ones is a NaN in every float format: a value that the program never wrote does not stay hidden. */
+static void poison_arena(void)
+{
+    for (uint32_t i = 0; i < ODL_ARENA_BYTES; i++) {
+        arena[i] = 0xffu;
+    }
+}
+
+static void log_boot(uint32_t failed_check)
+{
+    struct odl_boot boot = {
+        .version = ODL_WIRE_VERSION,
+        .model_id = ODL_MODEL_ID,
+        .arena_bytes = ODL_ARENA_BYTES,
+        .n_traced = odl_trace_n_traced(),
+        .n_calls = odl_trace_n_calls(),
+        .n_weights = ODL_WEIGHT_COUNT,
+        .output_bytes = ODL_OUTPUT_ELEMS * 2u,
+    };
+    odl_log_record(ODL_TAG_BOOT, 0, failed_check, &boot, sizeof boot);
+    odl_log_flush();
+}
+
+static void require(bool met, uint32_t status, uint32_t step)
+{
+    if (!met) {
+        odl_log_end(status, step);
+    }
+}
+
+static void boot(void)
+{
+    odl_log_open();
+    uint32_t status = odl_job_open(&job);
+    uint32_t failed_check = odl_self_test();
+    log_boot(failed_check);
+    require(failed_check == 0u, ODL_END_ARITHMETIC, 0);
+    require(status == ODL_END_OK, status, 0);
+
+    bool traces = (job.flags & (ODL_JOB_HASHES | ODL_JOB_PROFILE | ODL_JOB_DUMP)) != 0u;
+    require(!traces || ODL_RUNNER_TRACES, ODL_END_NO_TRACE, 0);
+    bool dumps = (job.flags & ODL_JOB_DUMP) != 0u;
+    require(!dumps || job.dump_traced < odl_trace_n_traced(), ODL_END_BAD_JOB, 0);
+}
+
+static void train(uint32_t step)
+{
+    float loss = 0.0f;
+    require(odl_train_step(arena, item.sample, item.target, &loss) == ODL_OK, ODL_END_BAD_LABEL, step);
+    odl_log_begin(ODL_TAG_LOSS, step, 0, sizeof loss);
+    odl_log_floats(&loss, sizeof loss, sizeof loss);
+    odl_log_finish();
+}
+
+static void infer(uint32_t step)
+{
+    odl_infer(arena, item.sample, output);
+    odl_log_begin(ODL_TAG_OUTPUT, step, 0, sizeof output);
+    odl_log_floats(output, sizeof output, sizeof output[0]);
+    odl_log_finish();
+}
+
+static void do_step(uint32_t step)
+{
+    require(odl_job_next(&job, &item), ODL_END_BAD_JOB, step);
+    odl_trace_begin(step);
+    if (job.flags & ODL_JOB_TRAIN) {
+        train(step);
+    } else {
+        infer(step);
+    }
+    odl_trace_end();
+    require(odl_port_stack_intact(), ODL_END_STACK, step);
+    odl_log_flush();
+}
+
+static void log_weights(void)
+{
+    for (uint32_t i = 0; i < ODL_WEIGHT_COUNT; i++) {
+        odl_log_record(ODL_TAG_WEIGHT, 0, i, odl_weight_data(arena, i), odl_weights[i].n_bytes);
+    }
+}
+
+int main(void)
+{
+    boot();
+    poison_arena();
+    odl_init(arena);
+    require(odl_job_load_weights(&job, arena), ODL_END_BAD_JOB, 0);
+
+    odl_trace_open(&job);
+    for (uint32_t step = 0; step < job.n_samples; step++) {
+        do_step(step);
+    }
+    require(odl_job_close(), ODL_END_BAD_JOB, job.n_samples);
+
+    if (job.flags & ODL_JOB_WEIGHTS) {
+        log_weights();
+    }
+    uint32_t stack_bytes = odl_port_stack_bytes();
+    odl_log_record(ODL_TAG_STACK, 0, 0, &stack_bytes, sizeof stack_bytes);
+    odl_log_end(ODL_END_OK, job.n_samples);
+}

@@ -1,0 +1,39 @@
+"""odl: an ONNX model goes in, a C project that trains it on a RISC-V microcontroller comes out, bit for bit checked."""
+
+from odl.api import (
+    Compiled,
+    Run,
+    build,
+    compile_model,
+    evaluate,
+    export,
+    infer,
+    load_weights,
+    open_folder,
+    save_run,
+    train,
+    verify,
+)
+from odl.errors import ExitCode, OdlError
+from odl.recipe import Recipe, read_recipe
+from odl.version import VERSION as __version__
+
+__all__ = [
+    "Compiled",
+    "ExitCode",
+    "OdlError",
+    "Recipe",
+    "Run",
+    "__version__",
+    "build",
+    "compile_model",
+    "evaluate",
+    "export",
+    "infer",
+    "load_weights",
+    "open_folder",
+    "read_recipe",
+    "save_run",
+    "train",
+    "verify",
+]

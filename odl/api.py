@@ -1,0 +1,245 @@
+"""The library's face: what the command line does, as functions.
+
+compiled = compile_model("model.onnx", Recipe(lr=0.01), "qemu-zhinx")
+verdict = verify(compiled, "data.npz", steps=10)
+run = train(compiled, "data.npz", steps=100)
+export(run, "tuned.onnx")
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from odl import memory, memory_check
+from odl.codegen import model_id
+from odl.compare import Device, Progress, Reference, Verdict
+from odl.compare import verify as compare
+from odl.data import Data, load_data
+from odl.errors import FitError
+from odl.export import export_model
+from odl.frontend import Model, load_model
+from odl.graph import Graph, Role
+from odl.lower import lower
+from odl.memory import Plan
+from odl.passes.split_gradients import split_gradients
+from odl.program import ARENA, Program
+from odl.project import MARKER, note_origins, read_origins, write_project
+from odl.recipe import Recipe
+from odl.schedule import schedule
+from odl.staging import staged
+from odl.targets import DEFAULT, Target, find_target, machine_for, simulator_for
+from odl.toolchain import BuildResult, compile_project, find_toolchain
+from odl.training import INFER, Training, build_training
+from odl.types import Array
+from odl.wire import Job, Log, Loss, Record
+
+WEIGHTS = "weights.npz"
+
+
+def silent(step: int, loss: float) -> None:
+    """The default progress listener."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A model on its way down: every stage of it, for one recipe and one target."""
+
+    model: Model
+    recipe: Recipe
+    target: Target
+    training: Training
+    graphs: tuple[Graph, ...]
+    plan: Plan
+    program: Program
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run: losses by step, the weights at its end by name (binary16), and what the device counted.
+
+    `counts` is (steps, kernel calls) in units of `counter`, or empty where nothing counts.
+    """
+
+    compiled: Compiled
+    on: str
+    loss: tuple[float, ...]
+    weights: Mapping[str, Array]
+    counts: Array
+    counter: str
+    stack_bytes: int
+
+
+def compile_model(path: str | Path, recipe: Recipe | None = None, target: str = DEFAULT.name) -> Compiled:
+    """Import, differentiate, order, place and lower a model. Raises ModelError, UsageError or FitError."""
+    recipe, machine = recipe or Recipe(), find_target(target)
+    model = load_model(Path(path))
+    training = build_training(model.graph, recipe)
+    graphs = tuple(schedule(split_gradients(graph)) for graph in training.graphs.values())
+    placed = memory.plan(graphs)
+    problems = memory_check.check(graphs, placed)
+    assert not problems, "\n".join(problems)
+    _require_fit(placed, machine)
+    return Compiled(model, recipe, machine, training, graphs, placed, lower(graphs, placed))
+
+
+def _require_fit(placed: Plan, target: Target) -> None:
+    needed, available = placed.n_bytes[ARENA] + target.stack_bytes, target.ram_bytes
+    if needed > available:
+        raise FitError(
+            "does-not-fit", target.name,
+            f"arena and stack need {needed:,} bytes of RAM of {available:,}: {needed - available:,} are missing",
+            "train fewer layers (--trainable), or choose a target with more memory",
+        )  # fmt: skip
+
+
+def open_folder(folder: str | Path) -> Compiled:
+    """Compile again what a project or run folder was made from."""
+    origins, _ = read_origins(Path(folder))
+    return compile_model(origins.model, origins.recipe, origins.target)
+
+
+def build(compiled: Compiled, folder: str | Path) -> BuildResult:
+    """Write the C project and compile its runner. Raises UsageError or ToolError."""
+    path = Path(folder)
+    toolchain = find_toolchain(compiled.target)
+    write_project(path, compiled.model, compiled.program, compiled.training, compiled.target)
+    return compile_project(path, compiled.target, toolchain)
+
+
+def verify(
+    compiled: Compiled,
+    data: str | Path,
+    steps: int,
+    on: str = "",
+    progress: Progress = silent,
+    timeout_s: float = 120.0,
+) -> Verdict:
+    """Compare every tensor of `steps` training steps on the target with the NumPy executor, in bits."""
+    samples = load_data(Path(data), compiled.training).steps(steps, compiled.recipe.seed)
+    with ExitStack() as stack:
+        device = _device(compiled, on, stack, trace=True, timeout_s=timeout_s)
+        return compare(compiled.program, compiled.training, samples, device, progress)
+
+
+def train(
+    compiled: Compiled,
+    data: str | Path,
+    steps: int,
+    on: str = "",
+    progress: Progress = silent,
+    timeout_s: float = 120.0,
+) -> Run:
+    """Train on the target for `steps` samples, streaming the loss to `progress`."""
+    samples = load_data(Path(data), compiled.training).steps(steps, compiled.recipe.seed)
+    machine = machine_for(compiled.target, on)
+
+    def listen(record: Record) -> None:
+        if isinstance(record, Loss):
+            progress(record.step, float(record.value))
+
+    with ExitStack() as stack:
+        profile = bool(machine.counter)
+        device = _device(compiled, on, stack, trace=profile, timeout_s=timeout_s)
+        job = Job(model_id(compiled.program), samples.samples, samples.targets, profile=profile, weights=True)
+        log = device.run(job, listen)
+    weights = _weights(compiled, log)
+    losses = tuple(float(loss) for loss in log.losses)
+    return Run(compiled, machine.name, losses, weights, log.profile, machine.counter, log.stack_bytes)
+
+
+def infer(
+    compiled: Compiled,
+    data: Data,
+    weights: Mapping[str, Array] | None = None,
+    on: str = "numpy",
+    timeout_s: float = 120.0,
+) -> Array:
+    """The outputs (N, ...) binary16 for all of `data`, with the model's weights or `weights`.
+
+    `on` is "numpy", or a simulator as for `train`.
+    """
+    if on == "numpy":
+        reference = Reference(compiled.program, compiled.training).executor
+        for name, value in (weights or {}).items():
+            reference.load(name, value)
+        return np.stack([reference.run(INFER, {compiled.training.sample: x})[0][0] for x in data.samples])
+    with ExitStack() as stack:
+        device = _device(
+            compiled, "" if on == compiled.target.simulator else on, stack, trace=False, timeout_s=timeout_s
+        )
+        initial = _initial(compiled, weights) if weights else ()
+        return device.run(Job(model_id(compiled.program), data.samples, initial=initial)).outputs
+
+
+def evaluate(
+    compiled: Compiled, data: str | Path, weights: Mapping[str, Array] | None = None, on: str = "numpy"
+) -> dict[str, float]:
+    """Accuracy (cross entropy) or mean squared error (mse) over a whole data file."""
+    loaded = load_data(Path(data), compiled.training)
+    outputs = infer(compiled, loaded, weights, on)
+    if compiled.recipe.loss == "cross_entropy":
+        hits = int((outputs.argmax(axis=-1) == loaded.targets.ravel()).sum())
+        return {"samples": len(loaded), "correct": hits, "accuracy": hits / len(loaded)}
+    wide = outputs.astype(np.float64).reshape(len(loaded), -1) - loaded.targets.reshape(len(loaded), -1)
+    return {"samples": len(loaded), "mean_squared_error": float((wide * wide).mean())}
+
+
+def save_run(run: Run, folder: str | Path, **more: object) -> None:
+    """Write a run folder: odl.json with the results, the model, and the trained weights."""
+    with staged(Path(folder), MARKER) as inside:
+        compiled = run.compiled
+        note_origins(inside, compiled.model, compiled.recipe, compiled.target.name, on=run.on, loss=run.loss, **more)
+        arrays: dict[str, Any] = {f"w{i}": value for i, value in enumerate(run.weights.values())}
+        np.savez(inside / WEIGHTS, **arrays)
+
+
+def load_weights(folder: str | Path, compiled: Compiled) -> dict[str, Array]:
+    """The trained weights of a run folder, by name."""
+    names = _arena_names(compiled)
+    with np.load(Path(folder) / WEIGHTS) as archive:
+        return {name: archive[f"w{i}"] for i, name in enumerate(names)}
+
+
+def export(compiled: Compiled, weights: Mapping[str, Array], path: str | Path) -> None:
+    """Write the original model with its trained weights."""
+    trained = {
+        name: value for name, value in weights.items()
+        if compiled.program.resident(name).tensor.role is Role.WEIGHT
+    }  # fmt: skip
+    onnx.save(export_model(compiled.model, trained), path)
+
+
+def _device(compiled: Compiled, on: str, stack: ExitStack, *, trace: bool, timeout_s: float) -> Device:
+    """A compiled program in a temporary project folder that lives as long as `stack`."""
+    machine = machine_for(compiled.target, on)
+    toolchain = find_toolchain(machine)
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="odl-")))
+    folder = scratch / "project"
+    write_project(folder, compiled.model, compiled.program, compiled.training, machine)
+    result = compile_project(folder, machine, toolchain, trace=trace)
+    return Device(simulator_for(machine), result.elf, timeout_s)
+
+
+def _arena_names(compiled: Compiled) -> list[str]:
+    """The tensors of odl_weights, in its order."""
+    return [r.tensor.name for r in compiled.program.residents if r.buffer.space == ARENA]
+
+
+def _weights(compiled: Compiled, log: Log) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    for name, data in zip(_arena_names(compiled), log.weights, strict=True):
+        type_ = compiled.program.resident(name).buffer.type
+        found[name] = np.frombuffer(data, type_.dtype.numpy).reshape(type_.shape)
+    return found
+
+
+def _initial(compiled: Compiled, weights: Mapping[str, Array]) -> list[bytes]:
+    return [np.ascontiguousarray(weights[name]).tobytes() for name in _arena_names(compiled)]

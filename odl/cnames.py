@@ -1,0 +1,60 @@
+"""ONNX names as C: identifiers, comments and string literals that any model name survives."""
+
+from __future__ import annotations
+
+import re
+
+# C's keywords, and the names that odl_model.c itself uses.
+# fmt: off
+_RESERVED = frozenset({
+    "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern",
+    "float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed",
+    "sizeof", "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "asm",
+    "typeof", "arena", "sample", "label", "target", "loss", "output", "train_step", "apply_batch", "infer", "main",
+})
+# fmt: on
+_LONGEST = 48
+
+
+class Names:
+    """Unique C identifiers: the same name always gets the same one, two names never share one."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+        self._taken: set[str] = set(_RESERVED)
+
+    def __getitem__(self, name: str) -> str:
+        if name not in self._known:
+            self._known[name] = self._unique(identifier(name))
+            self._taken.add(self._known[name])
+        return self._known[name]
+
+    def _unique(self, base: str) -> str:
+        candidate, number = base, 1
+        while candidate in self._taken:
+            number += 1
+            candidate = f"{base}_{number}"
+        return candidate
+
+
+def identifier(name: str) -> str:
+    """A C identifier that resembles `name`; not unique. Never all capitals, as macros are, nor odl's own."""
+    word = re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_")[:_LONGEST] or "tensor"
+    word = word.lower() if word.isupper() else word
+    return f"t_{word}" if word[0].isdigit() or word.lower().startswith("odl_") else word
+
+
+def comment(text: str) -> str:
+    """`text` on one line, unable to end a C comment."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return printable.replace("*/", "*_/").replace("/*", "/_*").replace("\\", "/")[:200]
+
+
+def string(text: str) -> str:
+    """A C string literal, in ASCII, without trigraphs."""
+    parts = []
+    for byte in text.encode():
+        character = chr(byte)
+        plain = 32 <= byte < 127 and character not in '"\\?'
+        parts.append(character if plain else f"\\{byte:03o}")
+    return f'"{"".join(parts)}"'

@@ -1,0 +1,268 @@
+"""A Program becomes a C project, through the templates; the only user of jinja2."""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from odl import cnames
+from odl.fp16 import bits
+from odl.graph import Kernel, Phase
+from odl.program import ARENA, FLASH, Buffer, Call, Program, Resident
+from odl.share import share
+from odl.training import APPLY, INFER, STEP, Training
+from odl.types import DType
+from odl.version import VERSION
+
+_PER_LINE = 12
+_PHASES = {
+    Phase.FORWARD: "forward", Phase.WEIGHT_GRADIENT: "weight gradient",
+    Phase.INPUT_GRADIENT: "input gradient", Phase.UPDATE: "update",
+}  # fmt: skip
+
+
+def model_id(program: Program) -> int:
+    """CRC-32 of the program's text and first values: what a job, a log and a binary must agree on."""
+    crc = zlib.crc32(str(program).encode())
+    for resident in program.residents:
+        crc = zlib.crc32(np.ascontiguousarray(resident.tensor.initial).tobytes(), crc)
+    return crc
+
+
+def write_sources(folder: Path, program: Program, training: Training, title: str) -> tuple[str, ...]:
+    """Write include/ and src/ of a C project; returns the C files of the model, relative to `folder`."""
+    printer = Printer(program, training, title)
+    for name, text in printer.files().items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="ascii", errors="backslashreplace")
+    for header in sorted(share("firmware").joinpath("include").glob("*.h")):
+        if not (folder / "include" / header.name).exists():
+            shutil.copyfile(header, folder / "include" / header.name)
+    return tuple(name for name in printer.files() if name.endswith(".c") and name != "src/odl_trace.c")
+
+
+def environment() -> jinja2.Environment:
+    """The template environment: an undefined name is an error, block tags leave no blank lines."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(share("templates")), undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,
+    )  # fmt: skip
+
+
+@dataclass
+class Printer:
+    """Everything that the templates ask of one program."""
+
+    program: Program
+    training: Training
+    title: str
+    _structs: dict[tuple[str, tuple[tuple[str, Any], ...]], str] = field(default_factory=dict)
+    _names: cnames.Names = field(default_factory=cnames.Names)
+
+    def files(self) -> dict[str, str]:
+        """Relative path -> text."""
+        return self._files
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        jinja = environment()
+        context = self._context()
+        files: dict[str, str] = {}
+        for name in ("include/odl_model.h", "include/odl_weights.h", "include/odl_kernels.h", "include/odl_config.h",
+                     "include/odl_trace.h", "src/odl_model.c", "src/odl_weights.c", "src/odl_trace.c"):  # fmt: skip
+            if name == "include/odl_kernels.h":
+                headers, sources = self._kernels(jinja)
+                context["headers"] = headers
+                files |= sources
+            files[name] = jinja.get_template(f"project/{Path(name).name}.j2").render(context)
+        return dict(sorted(files.items()))
+
+    def _kernels(self, jinja: jinja2.Environment) -> tuple[list[str], dict[str, str]]:
+        """The prototypes of all kernel files that the program uses, and the files."""
+        used = {call.kernel.name for _, _, call in self.program.calls() if call.kernel}
+        headers, sources = [], {}
+        for name in sorted(jinja.list_templates(filter_func=lambda path: path.startswith("kernels/"))):
+            module: Any = jinja.get_template(name).module
+            header = str(module.header(used)).strip()
+            if header:
+                headers.append(header + "\n")
+                stem = Path(name).name.removesuffix(".c.j2")
+                source = str(module.source(used)).strip()
+                sources[f"src/kernels/{stem}.c"] = f"/* Kernels: {stem.replace('_', ' ')}. */\n{source}\n"
+        declared = "\n".join(headers)
+        missing = [kernel for kernel in sorted(used) if f"odl_{kernel}(" not in declared]
+        assert not missing, f"no template declares {missing}"
+        return headers, sources
+
+    def _context(self) -> dict[str, Any]:
+        program, training = self.program, self.training
+        entries = [self._entry(name) for name in program.entries]
+        (output,), target = program.results[INFER], program.inputs[training.target]
+        batch = training.recipe.batch
+        arena = program.spaces[ARENA]
+        return {
+            "title": cnames.comment(self.title), "version": VERSION, "model_id": model_id(program),
+            "arena_bytes": arena + (16 if batch > 1 else 0), "counter_offset": arena, "batch": batch,
+            "persistent_bytes": program.persistent_bytes, "accumulate": training.recipe.accumulate,
+            "sample": program.inputs[training.sample], "output": output.type, "target": target,
+            "classes": output.type.shape[-1] if target.dtype is DType.I32 else 0,
+            "loss_offset": program.results[STEP][0].offset, "output_offset": output.offset,
+            "zeros": self._widest_pixel(), "entries": entries,
+            "structs": [
+                {"struct": struct, "name": name, "fields": _wrapped(f".{k} = {v}" for k, v in fields)}
+                for (struct, fields), name in self._structs.items()
+            ],
+            "weights": [self._weight(resident) for resident in program.residents if resident.buffer.space == ARENA],
+            **self._weights(), **self._trace(),
+        }  # fmt: skip
+
+    # Calls
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        numbers = {id(call): number for number, _, call in self.program.calls()}
+        declared: set[str] = set()
+        heading = ("", Phase.FORWARD)
+        calls = []
+        for call in self.program.entries[name]:
+            if call.kernel is None:
+                continue
+            printed = self._call(call, call.kernel, declared)
+            here = (call.layer, call.phase)
+            text = cnames.comment(f"{call.layer}: {_PHASES[call.phase]}") if here != heading else ""
+            heading = here
+            calls.append({"number": numbers[id(call)], "heading": text, **printed})
+        parameters = {
+            self.training.sample: "const odl_half *sample",
+            self.training.target: "const int32_t *label" if self._labelled else "const odl_half *target",
+        }
+        wanted = {STEP: list(parameters), INFER: [self.training.sample], APPLY: []}[name]
+        return {"name": name, "parameters": [parameters[space] for space in wanted], "calls": calls}
+
+    def _call(self, call: Call, kernel: Kernel, declared: set[str]) -> dict[str, Any]:
+        changed = {into for _, into in call.op.overwrites}
+        pointers = [*call.outputs, *(buffer for i, buffer in enumerate(call.inputs) if i not in changed)]
+        declarations: list[str] = []
+        arguments = [self._pointer(buffer, declared, declarations) for buffer in pointers]
+        arguments += ["NULL"] * (call.op.arity - len(call.inputs))
+        scalars = [_number(value) for value in kernel.scalars.values()]
+        if kernel.struct:
+            scalars = ["&" + self._struct(call, kernel)]
+        extra = [_number(value) for value in kernel.extra.values()]
+        return {
+            "function": f"odl_{kernel.name}", "arguments": arguments + scalars + extra, "declarations": declarations,
+        }  # fmt: skip
+
+    def _pointer(self, buffer: Buffer, declared: set[str], declarations: list[str]) -> str:
+        """The C expression of a tensor; one in the arena is declared where it is first used."""
+        if buffer.space == self.training.sample:
+            return "sample"
+        if buffer.space == self.training.target:
+            return "label" if self._labelled else "target"
+        if buffer.space == FLASH:
+            return f"{self._flash_name(self.program.resident(buffer.held))}.values"
+        key = buffer.held or buffer.value
+        name = self._names[key]
+        if key not in declared:
+            declared.add(key)
+            place = f"{_accessor(buffer)}({buffer.offset})"
+            declarations.append(f"{buffer.type.dtype.c} *const {name} = {place}; /* {buffer.type} */")
+        return name
+
+    @property
+    def _labelled(self) -> bool:
+        return self.program.inputs[self.training.target].dtype is DType.I32
+
+    def _struct(self, call: Call, kernel: Kernel) -> str:
+        key = (kernel.struct, tuple(kernel.scalars.items()))
+        if key not in self._structs:
+            self._structs[key] = self._names[f"{call.layer}_{kernel.struct.removeprefix('odl_')}"]
+        return self._structs[key]
+
+    def _widest_pixel(self) -> int:
+        """How many zeros a tap on the padding may have to deliver; 0 where no kernel has windows."""
+        windows = [dict(fields) for struct, fields in self._structs if struct == "odl_window"]
+        return max((max(window["in_c"], window["out_c"]) for window in windows), default=0)
+
+    # Tensors that outlive a step
+
+    def _weight(self, resident: Resident) -> dict[str, Any]:
+        buffer = resident.buffer
+        return {"string": cnames.string(resident.tensor.name), "n_bytes": buffer.type.n_bytes, "offset": buffer.offset}
+
+    def _flash_name(self, resident: Resident) -> str:
+        return "odl_const_" + self._names[resident.tensor.name]
+
+    def _weights(self) -> dict[str, Any]:
+        arrays, initial, constants = [], [], []
+        for resident in self.program.residents:
+            buffer, values = resident.buffer, bits(resident.tensor.initial).ravel()
+            words = [f"0x{value:04x}" for value in values.tolist()]
+            array = {"n_elems": len(words), "lines": _wrapped(words), "constant": None, "name": "",
+                     "comment": cnames.comment(f"{resident.tensor.name}: {buffer.type}")}  # fmt: skip
+            if buffer.space == FLASH:
+                name = self._flash_name(resident)
+                array["constant"] = {"name": name, "union": f"{name}_bits", "n_elems": len(words),
+                                     "comment": array["comment"]}  # fmt: skip
+                constants.append(array["constant"])
+                arrays.append(array)
+                continue
+            item = {
+                "n_bytes": buffer.type.n_bytes,
+                "offset": buffer.offset,
+                "bytes": "NULL",
+                "comment": array["comment"],
+            }
+            if values.any():
+                assert buffer.type.dtype is DType.F16, "only weights start at other values than zero"
+                array["name"] = "initial_" + self._names[resident.tensor.name]
+                item["bytes"] = f"(const unsigned char *){array['name']}"
+                arrays.append(array)
+            initial.append(item)
+        return {"arrays": arrays, "initial": initial, "constants": constants}
+
+    # The hook
+
+    def _trace(self) -> dict[str, Any]:
+        traced = [
+            {
+                "call": number, "offset": buffer.offset, "n_bytes": buffer.type.n_bytes,
+                "elem_bytes": buffer.type.dtype.n_bytes, "is_float": int(buffer.type.dtype is not DType.I32),
+                "comment": cnames.comment(buffer.value),
+            }
+            for number, buffer in traced_buffers(self.program)
+        ]  # fmt: skip
+        return {"traced": traced, "n_calls": sum(1 for _ in self.program.calls())}
+
+
+def traced_buffers(program: Program) -> Iterator[tuple[int, Buffer]]:
+    """(call number, buffer) of every tensor that a verifying run hashes, in the order of `odl_traced`."""
+    for number, _, call in program.calls():
+        for buffer in call.outputs:
+            yield number, buffer
+
+
+def _accessor(buffer: Buffer) -> str:
+    return {DType.F16: "HALF", DType.F32: "FLOAT", DType.I32: "INT"}[buffer.type.dtype]
+
+
+def _number(value: int | float) -> str:
+    """A C constant; a float has the shortest decimal form that reads back as the same binary32 number."""
+    if isinstance(value, int):
+        return str(value)
+    text = str(np.float32(value))
+    return f"{text}f" if any(mark in text for mark in ".en") else f"{text}.0f"
+
+
+def _wrapped(words: Sequence[str] | Iterator[str]) -> list[str]:
+    """Words with commas, so many a line."""
+    items = list(words)
+    return [", ".join(items[at : at + _PER_LINE]) + "," for at in range(0, len(items), _PER_LINE)]

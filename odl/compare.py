@@ -1,0 +1,183 @@
+"""The proof: every tensor of every step on a target against the NumPy executor, in bits.
+
+The device sends one CRC-32 a tensor; only where one differs is the run repeated up to there and the tensor fetched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from odl import fp16
+from odl.codegen import model_id, traced_buffers
+from odl.data import Data
+from odl.errors import TargetError
+from odl.executor import Executor
+from odl.program import Call, Program
+from odl.targets import Simulator
+from odl.targets.base import ignore
+from odl.training import APPLY, STEP, Training
+from odl.types import Array
+from odl.wire import Hashes, Job, Log, Loss, Record
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where the target first computes other bits: patterns are of one element, `index` in storage order."""
+
+    step: int
+    layer: str
+    kernel: str
+    tensor: str
+    index: tuple[int, ...]
+    expected_bits: int
+    actual_bits: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verification found. `tensors` and `values` count what was compared over all `steps`."""
+
+    equal: bool
+    steps: int
+    tensors: int
+    values: int
+    loss: tuple[float, ...]
+    first_difference: Difference | None
+
+
+Progress = Callable[[int, float], None]
+
+
+class Reference:
+    """The executor stepping through the data as the device does: train, and at a batch's end apply."""
+
+    def __init__(self, program: Program, training: Training) -> None:
+        self.executor = Executor(program)
+        self.training = training
+        self.seen = 0
+
+    def step(self, sample: Array, target: Array, observe: Callable[[int, Call, tuple[Array, ...]], None]) -> np.float32:
+        """One training step; returns the loss."""
+        feeds = {self.training.sample: sample, self.training.target: target}
+        (loss,) = self.executor.run(STEP, feeds, observe)
+        self.seen += 1
+        if APPLY in self.training.graphs and self.seen % self.training.recipe.batch == 0:
+            self.executor.run(APPLY, {}, observe)
+        return np.float32(loss[0])
+
+
+class _Stop(Exception):  # noqa: N818  not an error: it ends a run that has shown what it had to
+    pass
+
+
+class _Lockstep:
+    """Steps the reference with every HASHES record and remembers the first traced tensor that differs."""
+
+    def __init__(self, program: Program, training: Training, data: Data, progress: Progress) -> None:
+        self.reference = Reference(program, training)
+        self.data = data
+        self.progress = progress
+        self.losses: list[float] = []
+        self.device_losses: list[np.float32] = []
+        self.tensors = self.values = 0
+        self.found: tuple[int, int] | None = None
+        self._places = _places(program)
+
+    def __call__(self, record: Record) -> None:
+        if isinstance(record, Loss):
+            self.device_losses.append(record.value)
+        if not isinstance(record, Hashes):
+            return
+        expected = np.zeros(len(record.values), np.uint32)
+
+        def observe(number: int, _call: Call, arrays: tuple[Array, ...]) -> None:
+            for at, array in enumerate(arrays):
+                expected[self._places[number] + at] = zlib.crc32(_bytes(array))
+                self.tensors += 1
+                self.values += array.size
+
+        loss = self.reference.step(self.data.samples[record.step], self.data.targets[record.step], observe)
+        self.losses.append(float(loss))
+        differing = np.flatnonzero(expected != record.values)
+        if len(differing):
+            self.found = record.step, int(differing[0])
+            raise _Stop
+        if fp16.bits(loss) != fp16.bits(self.device_losses[-1]):
+            raise TargetError("loss-differs", f"step {record.step}", "the API's loss is not the program's")
+        self.progress(record.step, float(loss))
+
+
+@dataclass(frozen=True)
+class Device:
+    """A program that is ready to run: its ELF file, what executes it, the longest silence that is not a fault."""
+
+    simulator: Simulator
+    elf: Path
+    timeout_s: float = 60.0
+
+    def run(self, job: Job, on_record: Callable[[Record], None] = ignore) -> Log:
+        return self.simulator.run(self.elf, job, timeout_s=self.timeout_s, on_record=on_record)
+
+
+def verify(program: Program, training: Training, data: Data, device: Device, progress: Progress) -> Verdict:
+    """Train on all of `data`, one step a sample, on the device and in NumPy; compare every tensor of every step.
+
+    `device` must be built with tracing. `progress` is told (step, loss) of each step that agreed.
+    """
+    lockstep = _Lockstep(program, training, data, progress)
+    with contextlib.suppress(_Stop):
+        device.run(Job(model_id(program), data.samples, data.targets, hashes=True), lockstep)
+    difference = _fetch(program, training, data, device, lockstep.found) if lockstep.found else None
+    losses = tuple(lockstep.losses)
+    return Verdict(difference is None, len(losses), lockstep.tensors, lockstep.values, losses, difference)
+
+
+def _fetch(program: Program, training: Training, data: Data, device: Device, found: tuple[int, int]) -> Difference:
+    """Repeat both runs up to the step of `found` (step, traced tensor) and find the first element that differs."""
+    step, traced = found
+    number, buffer = list(traced_buffers(program))[traced]
+    head = Data(data.samples[: step + 1], data.targets[: step + 1])
+    log = device.run(Job(model_id(program), head.samples, head.targets, dump=found))
+    call, array = _expected(program, training, head, number, traced)
+    expected = fp16.bits(array).ravel()
+    actual = np.frombuffer(log.tensor or b"", expected.dtype)
+    differing = np.flatnonzero(expected != actual)
+    if not len(differing):
+        raise TargetError("not-repeatable", buffer.value, f"step {step} differed once, and not when repeated")
+    at = int(differing[0])
+    index = tuple(int(i) for i in np.unravel_index(at, buffer.type.shape))
+    kernel = call.kernel.name if call.kernel else ""
+    return Difference(step, call.layer, kernel, buffer.value, index, int(expected[at]), int(actual[at]))
+
+
+def _expected(program: Program, training: Training, head: Data, number: int, traced: int) -> tuple[Call, Array]:
+    """The call `number` and what traced tensor it left in the last step of `head`."""
+    output = traced - _places(program)[number]
+    last: list[tuple[Call, Array]] = []
+
+    def observe(seen: int, call: Call, arrays: tuple[Array, ...]) -> None:
+        if seen == number:
+            last[:] = [(call, arrays[output])]
+
+    reference = Reference(program, training)
+    for sample, target in head:
+        reference.step(sample, target, observe)
+    return last[0]
+
+
+def _places(program: Program) -> dict[int, int]:
+    """Call number -> the index of its first output among the traced tensors."""
+    places: dict[int, int] = {}
+    for index, (number, _) in enumerate(traced_buffers(program)):
+        places.setdefault(number, index)
+    return places
+
+
+def _bytes(array: Array) -> bytes:
+    return np.ascontiguousarray(fp16.bits(array)).tobytes()

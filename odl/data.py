@@ -1,0 +1,100 @@
+"""Training data: an .npz file becomes binary16 samples in storage order, and their targets."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from odl import fp16
+from odl.errors import ModelError
+from odl.ops._importer import CHANNELS_LAST, stored_shape
+from odl.training import Training
+from odl.types import Array, DType, Shape
+
+
+@dataclass(frozen=True)
+class Data:
+    """`samples` (N, ...) binary16, images channels last; `targets` (N,) int32 labels or (N, ...) binary16."""
+
+    samples: Array
+    targets: Array
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def steps(self, n_steps: int, seed: int) -> Data:
+        """The first `n_steps` samples of an endless walk through the data, each epoch in an order drawn from `seed`."""
+        order: list[int] = []
+        generator = np.random.default_rng(seed)
+        while len(order) < n_steps:
+            order += generator.permutation(len(self)).tolist()
+        chosen = np.array(order[:n_steps], dtype=np.intp)
+        return Data(self.samples[chosen], self.targets[chosen])
+
+    def __iter__(self) -> Iterator[tuple[Array, Array]]:
+        """(sample, target) pairs."""
+        return zip(self.samples, self.targets, strict=True)
+
+
+def load_data(path: Path, training: Training) -> Data:
+    """Read `x` (N, ...), of the model's input shape in ONNX order and any real dtype, and `y`.
+
+    Samples are rounded once to binary16. `y` holds (N,) integer labels for cross entropy, else (N, ...) of the output's
+    shape; without `y`, mse trains towards the input itself. Raises ModelError naming the file and the array.
+    """
+    arrays = _read(path)
+    graph = training.step
+    sample, target = graph.inputs[training.sample], graph.inputs[training.target]
+    if "x" not in arrays:
+        raise ModelError("data-key", str(path), f"has no array 'x', only {', '.join(arrays) or 'none'}")
+    samples = _stored(arrays["x"], sample.shape, f"{path}: x")
+    if target.dtype is DType.I32:
+        classes = training.graphs["infer"].types[training.graphs["infer"].outputs[0]].shape[-1]
+        targets = _labels(arrays.get("y"), classes, f"{path}: y")
+    elif "y" in arrays:
+        targets = _stored(arrays["y"], target.shape, f"{path}: y")
+    elif target.shape == sample.shape:
+        targets = samples
+    else:
+        raise ModelError("data-key", str(path), "has no array 'y', and the output is not shaped like the input")
+    if len(samples) != len(targets) or len(samples) == 0:
+        raise ModelError("data-count", str(path), f"{len(samples)} samples and {len(targets)} targets")
+    return Data(samples, targets)
+
+
+def _read(path: Path) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files if name in ("x", "y")}
+    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise ModelError("data-unreadable", str(path), f"is not a readable .npz file: {error}") from error
+
+
+def _stored(array: Array, shape: Shape, where: str) -> Array:
+    """(N, *ONNX shape without the batch) of a real dtype -> binary16 (N, 1, ...) in storage order."""
+    if array.dtype.kind not in "biuf":
+        raise ModelError("data-type", where, f"{array.dtype} is not a real number type")
+    onnx_shape = tuple(shape[axis] for axis in (0, 3, 1, 2)) if len(shape) == 4 else shape
+    if array.shape[1:] not in (onnx_shape[1:], onnx_shape):
+        raise ModelError("data-shape", where, f"holds {array.shape}, the model wants (N, {onnx_shape[1:]})")
+    rounded: Array = fp16.half(array).reshape(len(array), *onnx_shape)
+    if len(shape) == 4:
+        rounded = rounded.transpose(0, *(axis + 1 for axis in CHANNELS_LAST))
+    assert rounded.shape[1:] == stored_shape(onnx_shape)
+    return np.ascontiguousarray(rounded)
+
+
+def _labels(array: Array | None, classes: int, where: str) -> Array:
+    if array is None:
+        raise ModelError("data-key", where, "cross entropy needs integer labels", "add an array y (N,), or use mse")
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise ModelError("data-type", where, f"{array.dtype} of shape {array.shape} is not (N,) of integers")
+    wrong = np.flatnonzero((array < 0) | (array >= classes))
+    if len(wrong):
+        at = int(wrong[0])
+        raise ModelError("label-range", where, f"y[{at}] = {array[at]}, the model has classes 0 .. {classes - 1}")
+    return array.astype(np.int32).reshape(-1, 1)

@@ -1,0 +1,62 @@
+"""Graphs and a memory plan become a Program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from odl.graph import Graph, Node
+from odl.memory import Plan
+from odl.program import Buffer, Call, Program, Resident
+
+
+def lower(graphs: Sequence[Graph], plan: Plan) -> Program:
+    """The Program of scheduled `graphs`, whose names become its entries, with every value where `plan` puts it."""
+    buffers = {graph.name: _buffers(graph, plan) for graph in graphs}
+    residents: dict[str, Resident] = {}
+    for graph in graphs:
+        for name, tensor in graph.persistent.items():
+            residents.setdefault(name, Resident(tensor, buffers[graph.name][name]))
+    return Program(
+        entries={
+            graph.name: tuple(_call(graph, node, buffers[graph.name]) for node in graph.nodes) for graph in graphs
+        },
+        residents=tuple(residents.values()),
+        inputs={name: type_ for graph in graphs for name, type_ in graph.inputs.items()},
+        results={graph.name: tuple(buffers[graph.name][value] for value in graph.outputs) for graph in graphs},
+        spaces=plan.n_bytes,
+        lower_bound=plan.lower_bound,
+        persistent_bytes=plan.persistent_bytes,
+    )
+
+
+def _buffers(graph: Graph, plan: Plan) -> dict[str, Buffer]:
+    places = plan.places[graph.name]
+    held = _states(graph)
+    return {
+        name: Buffer(name, type_, places[name].space, places[name].offset, held.get(name, ""))
+        for name, type_ in graph.types.items() if name in places
+    }  # fmt: skip
+
+
+def _states(graph: Graph) -> dict[str, str]:
+    """Value -> the persistent tensor that it is a state of."""
+    held = {name: name for name in graph.persistent}
+    for node in graph.nodes:
+        for out, into in node.op.overwrites:
+            if out < len(node.outputs) and node.inputs[into] in held:
+                held[node.outputs[out]] = held[node.inputs[into]]
+    return held
+
+
+def _call(graph: Graph, node: Node, buffers: Mapping[str, Buffer]) -> Call:
+    inputs, outputs = graph.types_of(node.inputs), graph.types_of(node.outputs)
+    return Call(
+        op=node.op,
+        kernel=None if node.op.view else node.op.kernel(inputs, outputs),
+        inputs=tuple(buffers[value] for value in node.inputs),
+        outputs=tuple(buffers[value] for value in node.outputs),
+        name=node.name,
+        layer=node.layer,
+        phase=node.phase,
+        macs=graph.node_macs(node),
+    )

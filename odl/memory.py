@@ -1,0 +1,297 @@
+"""Where every value lies: which values share bytes, how long these live, and at which offset.
+
+A block is a set of values in the same bytes. A view and an operator that overwrites must share; an operator that may
+work in place shares where its input dies. Blocks that live at the same time must not overlap. Offsets of the least
+total height are dynamic storage allocation, which is NP-hard (Garey and Johnson 1979, SR2): greedy orders and a seeded
+local search compete, and the bytes that live at once say how far the best of them can be from the optimum.
+
+There are three kinds of space:
+
+- one for each graph input, under the input's name: the caller's, read-only;
+- `flash`, read-only: the persistent tensors that no graph carries;
+- `arena`: the carried persistent tensors at the bottom, at the same offsets for every graph, all else above them.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from odl.errors import ModelError
+from odl.graph import Graph, Node, Persistent
+from odl.types import Array
+
+ARENA = "arena"
+FLASH = "flash"
+ALIGNMENT = 8
+
+_MANY_BLOCKS = 2000  # Beyond this, two greedy orders and no search: the time grows as the square.
+_SEARCH_WORK = 40_000  # Blocks that the local search may place before it gives up.
+
+
+@dataclass(frozen=True)
+class Place:
+    """A space and the offset of a value's first byte in it."""
+
+    space: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The place of every value, by graph name and value name, and the size of every space in bytes.
+
+    `persistent_bytes` is the part of the arena that outlives a graph, padding included; transient values lie above it.
+    `lower_bound` is what no arena for these graphs, in this order, can go below: the persistent bytes and the most
+    transient bytes that live at once, both without padding.
+    """
+
+    places: Mapping[str, Mapping[str, Place]]
+    n_bytes: Mapping[str, int]
+    lower_bound: int
+    persistent_bytes: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """Values in the same `n_bytes` bytes, in order of definition, which live from node `first` through node `last`."""
+
+    values: tuple[str, ...]
+    first: int
+    last: int
+    n_bytes: int
+
+
+def plan(graphs: Sequence[Graph]) -> Plan:
+    """Places for the values of scheduled graphs that run one at a time, so that their transient values may overlap."""
+    assert len({graph.name for graph in graphs}) == len(graphs), "two graphs have the same name"
+    held, n_bytes = _hold(graphs)
+    persistent_bytes = n_bytes[ARENA]
+    transient = [[block for block in blocks(graph) if _is_transient(graph, block)] for graph in graphs]
+    goal = max(map(_most_live_granules, transient), default=0)
+    places = {}
+    for graph, moving in zip(graphs, transient, strict=True):
+        place = {name: Place(name, 0) for name in graph.inputs} | {name: held[name] for name in graph.persistent}
+        for block, offset in zip(moving, _pack(moving, goal), strict=True):
+            place[block.values[0]] = Place(ARENA, persistent_bytes + offset)
+            n_bytes[ARENA] = max(n_bytes[ARENA], persistent_bytes + _aligned(offset + block.n_bytes))
+        places[graph.name] = {value: place[block.values[0]] for block in blocks(graph) for value in block.values}
+    unpadded = sum(t.type.n_bytes for name, t in _persistent(graphs).items() if held[name].space == ARENA)
+    most_live = max((most for graph in graphs for most in live_bytes(graph)), default=0)
+    return Plan(places, n_bytes, unpadded + most_live, persistent_bytes)
+
+
+def timeline(graph: Graph, planned: Plan) -> tuple[tuple[Block, Place], ...]:
+    """The memory map of a planned graph over time: its blocks in order of definition, and where they lie."""
+    places = planned.places[graph.name]
+    return tuple((block, places[block.values[0]]) for block in blocks(graph))
+
+
+def live_bytes(graph: Graph) -> list[int]:
+    """For each node of a scheduled graph, the transient bytes that live while it runs, without padding."""
+    change = [0] * (len(graph.nodes) + 1)
+    for block in blocks(graph):
+        if _is_transient(graph, block):
+            change[block.first] += block.n_bytes
+            change[block.last + 1] -= block.n_bytes
+    return list(accumulate(change))[:-1]
+
+
+def blocks(graph: Graph) -> tuple[Block, ...]:
+    """The blocks of a scheduled graph in order of definition.
+
+    A block lives from the node that defines it through the last node that reads it, so that a node's outputs do not
+    overlap its inputs unless its operator says so. Those of inputs, persistent tensors and outputs live to the end.
+    """
+    root = roots(graph)
+    fixed = {*graph.inputs, *graph.persistent}
+    block_of = {name: name for name in (*graph.inputs, *graph.persistent)}
+    first = dict.fromkeys(block_of, 0)
+    last = _last_uses(graph, root)
+    for position, node in enumerate(graph.nodes):
+        for value in node.outputs:
+            block_of[value] = value if root[value] == value else block_of[root[value]]
+            first.setdefault(block_of[value], position)
+        dying = {block_of[value] for value in node.inputs if last[block_of[value]] == position} - fixed
+        for value, block in reused(graph, node, block_of, dying.__contains__).items():
+            block_of[value] = block
+            last[block] = last[value]
+    strays = [name for name, value in graph.carries.items() if block_of[value] != name]
+    assert not strays, f"{strays} are carried by values in other bytes"
+    members: dict[str, list[str]] = {}
+    for value, name in block_of.items():
+        assert graph.types[value].n_bytes == graph.types[name].n_bytes, f"{value} does not fit the bytes of {name}"
+        members.setdefault(name, []).append(value)
+    end = max(len(graph.nodes) - 1, 0)
+    return tuple(
+        Block(tuple(values), first[name], min(last[name], end), graph.types[name].n_bytes)
+        for name, values in members.items()
+    )
+
+
+def roots(graph: Graph) -> dict[str, str]:
+    """Value -> the first of the values whose bytes it must share, by views and operators that overwrite."""
+    root = {name: name for name in (*graph.inputs, *graph.persistent)}
+    for node in graph.nodes:
+        missing = [value for value in node.inputs if value not in root]
+        assert not missing, f"{node.name} reads {missing} before definition"
+        must = dict(present(node, ((0, 0),) if node.op.view else node.op.overwrites))
+        for index, value in enumerate(node.outputs):
+            root[value] = root[node.inputs[must[index]]] if index in must else value
+    return root
+
+
+def present(node: Node, pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The (output, input) pairs of an operator whose operands this node has."""
+    return [(output, source) for output, source in pairs if output < len(node.outputs) and source < len(node.inputs)]
+
+
+def reused(graph: Graph, node: Node, block_of: Mapping[str, str], dies: Callable[[str], bool]) -> Mapping[str, str]:
+    """Output -> the block of an input whose bytes it takes over: the first pair of `in_place` that applies.
+
+    The block must die at this node, have the output's size, and be read through declared inputs alone. An output takes
+    bytes only if it begins a block of its own, and only bytes that hold no other output.
+    """
+    taken: dict[str, str] = {}
+    busy = {block_of[value] for value in node.outputs}
+    for at, source in present(node, node.op.in_place):
+        output, block = node.outputs[at], block_of[node.inputs[source]]
+        if output in taken or block_of[output] != output or block in busy or not dies(block):
+            continue
+        readers = (index for index, value in enumerate(node.inputs) if block_of[value] == block)
+        declared = all((at, index) in node.op.in_place for index in readers)
+        if declared and graph.types[output].n_bytes == graph.types[block].n_bytes:
+            taken[output] = block
+            busy.add(block)
+    return taken
+
+
+def _last_uses(graph: Graph, root: Mapping[str, str]) -> dict[str, int]:
+    """Root -> the last node that defines or reads a value of it, or one beyond the end where it outlives the graph."""
+    beyond = len(graph.nodes)
+    last = {root[value]: at for at, node in enumerate(graph.nodes) for value in (*node.outputs, *node.inputs)}
+    return last | dict.fromkeys((root[v] for v in (*graph.inputs, *graph.persistent, *graph.outputs)), beyond)
+
+
+def _is_transient(graph: Graph, block: Block) -> bool:
+    return block.values[0] not in graph.inputs and block.values[0] not in graph.persistent
+
+
+def _aligned(n_bytes: int) -> int:
+    return -(-n_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def _persistent(graphs: Sequence[Graph]) -> dict[str, Persistent]:
+    """The persistent tensors of all graphs, in order of appearance."""
+    found: dict[str, Persistent] = {}
+    for graph in graphs:
+        for name, tensor in graph.persistent.items():
+            assert found.setdefault(name, tensor).type == tensor.type, f"{name} has two types"
+    return found
+
+
+def _hold(graphs: Sequence[Graph]) -> tuple[dict[str, Place], dict[str, int]]:
+    """Places of the persistent tensors, and the sizes of all spaces as far as these and the inputs fill them."""
+    carried = {name for graph in graphs for name in graph.carries}
+    places: dict[str, Place] = {}
+    n_bytes = {ARENA: 0, FLASH: 0}
+    for name, tensor in _persistent(graphs).items():
+        space = ARENA if name in carried else FLASH
+        places[name] = Place(space, n_bytes[space])
+        n_bytes[space] += _aligned(tensor.type.n_bytes)
+    for name, type_ in (item for graph in graphs for item in graph.inputs.items()):
+        if name in (ARENA, FLASH):
+            raise ModelError("reserved-name", name, "a memory has this name", "rename the model's input")
+        n_bytes[name] = max(n_bytes.get(name, 0), type_.n_bytes)
+    return places, n_bytes
+
+
+def _most_live_granules(moving: Sequence[Block]) -> int:
+    """The most aligned bytes that live at once, in units of the alignment: what no packing goes below."""
+    change: dict[int, int] = {}
+    for block in moving:
+        granules = _aligned(block.n_bytes) // ALIGNMENT
+        change[block.first] = change.get(block.first, 0) + granules
+        change[block.last + 1] = change.get(block.last + 1, 0) - granules
+    return max(accumulate(change[at] for at in sorted(change)), default=0)
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """Boxes laid one after another in an order: the offset of each box, and the height of the whole, in granules."""
+
+    order: Sequence[int]
+    offsets: Array
+    height: int
+
+
+def _pack(moving: Sequence[Block], goal: int) -> list[int]:
+    """Offsets in bytes at which no block overlaps another that lives at the same time.
+
+    The lowest of the greedy packings, or what the search makes of it; the first that needs `goal` granules or less.
+    """
+    boxes = np.array([(b.first, b.last, _aligned(b.n_bytes) // ALIGNMENT) for b in moving], np.int64).reshape(-1, 3)
+    few = len(moving) <= _MANY_BLOCKS
+    best = _Packing((), np.zeros(0, np.int64), sys.maxsize)
+    for rank in _RANKS if few else _RANKS[:2]:
+        keys = [rank(*box) for box in boxes.tolist()]
+        best = min(best, _lay(boxes, sorted(range(len(keys)), key=keys.__getitem__)), key=_height)
+        if best.height <= goal:
+            break
+    if few and best.height > goal:
+        best = _search(boxes, best, goal)
+    return [offset * ALIGNMENT for offset in best.offsets.tolist()]
+
+
+# The orders of the greedy packings by a box's (first, last, size), those that do best on large graphs first: by area,
+# by size, by lifetime, by the first node, by the last node.
+_RANKS: tuple[Callable[[int, int, int], tuple[int, ...]], ...] = (
+    lambda first, last, size: (-size * (last - first + 1), first),
+    lambda first, last, size: (-size, first - last, first),
+    lambda first, last, size: (first - last, -size, first),
+    lambda first, last, size: (first, -size, last),
+    lambda first, last, size: (-last, -size, first),
+)
+
+
+def _height(packing: _Packing) -> int:
+    return packing.height
+
+
+def _lay(boxes: Array, order: Sequence[int]) -> _Packing:
+    """Lay boxes (n, 3) of first, last, size in `order`, each at the least offset free throughout its lifetime."""
+    offsets = np.zeros(len(boxes), np.int64)
+    laid = np.zeros((4, len(boxes)), np.int64)  # begin, end, first, last of the boxes laid so far, by begin
+    height = 0
+    for count, box in enumerate(order):
+        first, last, size = boxes[box]
+        begin, end = laid[:2, :count][:, (laid[2, :count] <= last) & (laid[3, :count] >= first)]
+        floor = np.maximum.accumulate(np.append(0, end))
+        room = np.append(begin, sys.maxsize) - floor
+        offset = floor[np.argmax(room >= size)]
+        at = np.searchsorted(laid[0, :count], offset)
+        laid[:, at + 1 : count + 1] = laid[:, at:count].copy()
+        laid[:, at] = offset, offset + size, first, last
+        offsets[box] = offset
+        height = max(height, int(offset + size))
+    return _Packing(order, offsets, height)
+
+
+def _search(boxes: Array, best: _Packing, goal: int) -> _Packing:
+    """Lay a box earlier, in turns of chance one that reaches the top or any, and keep what is no higher."""
+    chance = random.Random(0).random  # the one sequence that Python promises to keep
+    for _ in range(_SEARCH_WORK // len(boxes)):
+        if best.height <= goal:
+            break
+        tops = [turn for turn, box in enumerate(best.order) if best.offsets[box] + boxes[box, 2] == best.height]
+        choice = tops if chance() < 0.5 else range(len(boxes))
+        turn = choice[int(chance() * len(choice))]
+        order = list(best.order)
+        order.insert(int(chance() * turn), order.pop(turn))
+        best = min(_lay(boxes, order), best, key=_height)
+    return best

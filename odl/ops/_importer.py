@@ -1,0 +1,177 @@
+"""How an operator's file reads ONNX: the node, its operands, and the registry of import rules.
+
+Layout: activations of rank 4 are kept channels last, (1, H, W, C), whatever ONNX says; all others as ONNX has them.
+An import rule sees ONNX shapes and axes (`shape`), asks for values in storage order (`value`) or for weights in the
+order its kernel wants (`weight`), appends operators, and binds the ONNX outputs to what they return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+
+from odl import fp16
+from odl.errors import ModelError
+from odl.graph import Builder, Operator, Origin, Persistent
+from odl.types import Array, DType, Shape, TensorType
+
+CHANNELS_LAST = (0, 2, 3, 1)
+CHANNELS_FIRST = (0, 3, 1, 2)
+BATCH_HINT = "export the model with a static batch of 1; mini-batches are made on the device (--batch)"
+
+
+@dataclass(frozen=True)
+class OnnxNode:
+    """One ONNX node, already free of protobuf. Absent optional inputs are empty strings."""
+
+    op_type: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+    def input(self, index: int) -> str:
+        """The name of an input, or "" where the node leaves it out."""
+        return self.inputs[index] if index < len(self.inputs) else ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A test case of an operator: one ONNX node over inputs of these shapes.
+
+    `constants` are the input positions that are initializers; `low`, `high` bound the random values; a value given in
+    `values` (by position) is used as it is. Each sample is checked for its shape against ONNX's inference, its values
+    and gradients against ONNX's reference evaluator in binary64, and its bits on every target.
+    """
+
+    op_type: str
+    shapes: tuple[Shape, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    constants: tuple[int, ...] = ()
+    values: Mapping[int, Array] = field(default_factory=dict)
+    low: float = -1.0
+    high: float = 1.0
+
+
+ImportRule = Callable[["Importer", OnnxNode], None]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """An import rule with what `odl ops` tells about it."""
+
+    rule: ImportRule
+    samples: Callable[[], Iterable[Sample]]
+    limits: str
+
+
+IMPORTS: dict[str, Imported] = {}
+
+
+def imports(
+    *op_types: str, samples: Callable[[], Iterable[Sample]], limits: str = ""
+) -> Callable[[ImportRule], ImportRule]:
+    """Register an import rule for ONNX operators; `limits` says in a few words what is refused."""
+
+    def register(rule: ImportRule) -> ImportRule:
+        for op_type in op_types:
+            IMPORTS[op_type] = Imported(rule, samples, limits)
+        return rule
+
+    return register
+
+
+def stored_shape(shape: Shape) -> Shape:
+    """The storage shape of an activation with this ONNX shape."""
+    return tuple(shape[axis] for axis in CHANNELS_LAST) if len(shape) == 4 else shape
+
+
+class Importer:
+    """The state of an import: ONNX names bound to constants or to graph values."""
+
+    def __init__(
+        self, constants: Mapping[str, Array], initializers: Iterable[str], affine: Mapping[str, tuple[Array, Array]]
+    ) -> None:
+        self.build = Builder()
+        self.constants: dict[str, Array] = dict(constants)
+        self.initializers = frozenset(initializers)
+        self.affine = affine
+        self.node = OnnxNode("", "", (), (), {})
+        self._values: dict[str, str] = {}
+        self._shapes: dict[str, Shape] = {}
+
+    # What a rule asks
+
+    def is_constant(self, name: str) -> bool:
+        return name in self.constants
+
+    def constant(self, name: str, what: str) -> Array:
+        """The value of an operand that must be constant; `what` names it in the refusal."""
+        if name not in self.constants:
+            self.refuse("not-constant", f"{what} must be a constant, but '{name}' is computed")
+        return self.constants[name]
+
+    def shape(self, name: str) -> Shape:
+        """The ONNX shape of an operand."""
+        return tuple(self.constants[name].shape) if name in self.constants else self._shapes[name]
+
+    def value(self, name: str) -> str:
+        """The graph value of an operand, in storage order; a constant becomes a weight."""
+        if name not in self.constants:
+            return self._values[name]
+        rank = self.constants[name].ndim
+        return self.weight(name, CHANNELS_LAST if rank == 4 else tuple(range(rank)))
+
+    def weight(self, name: str, perm: Sequence[int], shape: Shape | None = None, scale: float = 1.0) -> str:
+        """A constant as a binary16 weight: scaled, transposed by `perm`, reshaped; one and the same if asked twice."""
+        array = self.constant(name, "a weight")
+        factor, offset = self.affine.get(name, (np.ones(()), np.zeros(())))
+        origin = Origin(name, tuple(array.shape), tuple(perm), factor * scale, offset * scale)
+        stored = origin.store(array)
+        if not np.isfinite(fp16.half(stored)).all():
+            self.refuse("weight-overflow", f"'{name}' holds {np.abs(stored).max():g}, beyond binary16's 65504")
+        type_ = TensorType(tuple(stored.shape) if shape is None else shape, DType.F16)
+        held = self.build.persistent.get(name)
+        if held is not None:
+            if held.type != type_ or held.origin not in (None, origin):
+                self.refuse(
+                    "shared-weight-layout", f"'{name}' is shared by nodes that want it in different layouts",
+                    "give each node its own copy of the initializer",
+                )  # fmt: skip
+            return name
+        kept = origin if name in self.initializers else None
+        return self.build.hold(Persistent(name, type_, fp16.half(stored).reshape(type_.shape), origin=kept))
+
+    def refuse(self, code: str, why: str, hint: str = "") -> NoReturn:
+        """Refuse the model on account of the current node."""
+        raise ModelError(code, f"{self.node.op_type} '{self.node.name}'", why, hint)
+
+    def require(self, condition: bool, why: str, hint: str = "") -> None:
+        """Refuse the node as `unsupported-attribute` unless `condition` holds."""
+        if not condition:
+            self.refuse("unsupported-attribute", why, hint)
+
+    # What a rule does
+
+    def add(self, op: Operator, inputs: Sequence[str]) -> str:
+        """Append an operator; its output is named after the node's ONNX output."""
+        return self.build.add(op, inputs, self.node.outputs[0])
+
+    def bind(self, name: str, value: str, shape: Shape) -> None:
+        """Say which graph value an ONNX name stands for, and its ONNX shape."""
+        assert self.build.types[value].shape == stored_shape(shape), (name, self.build.types[value], shape)
+        self._values[name] = value
+        self._shapes[name] = shape
+
+    def bind_constant(self, name: str, array: Array) -> None:
+        self.constants[name] = array
+
+    def alias(self, name: str, source: str) -> None:
+        """Bind an ONNX name to what another one stands for."""
+        if source in self.constants:
+            self.constants[name] = self.constants[source]
+        else:
+            self.bind(name, self._values[source], self._shapes[source])

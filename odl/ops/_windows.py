@@ -1,0 +1,97 @@
+"""Windows over images: the geometry that convolutions and pools share, read from ONNX once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from odl.ops._importer import BATCH_HINT, Importer, OnnxNode
+from odl.types import Array, Shape
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window that slides over (1, H, W, C): size, stride, and (top, left, bottom, right) padding."""
+
+    size: Pair
+    stride: Pair
+    pads: tuple[int, int, int, int]
+
+    def output(self, height: int, width: int) -> Pair:
+        """(height, width) of the output."""
+        top, left, bottom, right = self.pads
+        return (
+            (height + top + bottom - self.size[0]) // self.stride[0] + 1,
+            (width + left + right - self.size[1]) // self.stride[1] + 1,
+        )
+
+    def padded(self, x: Array) -> Array:
+        """x (1, H, W, C) with +0 around it, (top + H + bottom, left + W + right, C)."""
+        top, left, bottom, right = self.pads
+        return np.pad(x[0], ((top, bottom), (left, right), (0, 0)))
+
+    def taps(self, x: Array) -> Array:
+        """x (1, H, W, C) -> (kh, kw, OH, OW, C): what each tap of the window sees at each output pixel."""
+        height, width = self.output(*x.shape[1:3])
+        padded = self.padded(x)
+        rows, cols = self.stride
+        return np.stack([
+            np.stack([
+                padded[i : i + (height - 1) * rows + 1 : rows, j : j + (width - 1) * cols + 1 : cols]
+                for j in range(self.size[1])
+            ])
+            for i in range(self.size[0])
+        ])  # fmt: skip
+
+    def scalars(self, x: Shape, y: Shape) -> dict[str, int | float]:
+        """The fields of C's `struct odl_window`, for an input and an output image in storage order."""
+        return {
+            "in_h": x[1], "in_w": x[2], "in_c": x[3], "out_h": y[1], "out_w": y[2], "out_c": y[3],
+            "kernel_h": self.size[0], "kernel_w": self.size[1], "stride_h": self.stride[0],
+            "stride_w": self.stride[1], "pad_top": self.pads[0], "pad_left": self.pads[1],
+        }  # fmt: skip
+
+
+def hits(at: int, kernel: int, stride: int, pad: int) -> list[tuple[int, int]]:
+    """The taps that may see input position `at`: (output position, tap), output ascending.
+
+    All taps of the position's phase are listed, also those whose output lies outside the image: they count as
+    products with +0, as they do in a padded tile of the output's gradient. So the number of taps depends on the
+    phase alone.
+    """
+    found = [((at + pad - tap) // stride, tap) for tap in range(kernel) if (at + pad - tap) % stride == 0]
+    return sorted(found)
+
+
+def read_window(imp: Importer, node: OnnxNode, size: Pair, shape: Shape) -> Window:
+    """The window of an ONNX node with strides, pads, auto_pad and dilations (which must be 1)."""
+    attributes = node.attributes
+    imp.require(len(shape) == 4 and shape[0] == 1, f"input {shape} is not one image (1, C, H, W)", BATCH_HINT)
+    imp.require(all(d == 1 for d in attributes.get("dilations", ())), "dilations other than 1 are not supported")
+    stride = tuple(attributes.get("strides", (1, 1)))
+    pads = tuple(attributes.get("pads", (0, 0, 0, 0)))
+    auto = attributes.get("auto_pad", "NOTSET")
+    imp.require(len(stride) == 2 and min(stride) > 0 and min(size) > 0, f"kernel {size}, strides {stride}")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        pads = _same(shape[2:], size, stride, upper=auto == "SAME_UPPER")
+    elif auto == "VALID":
+        pads = (0, 0, 0, 0)
+    else:
+        imp.require(auto == "NOTSET", f"auto_pad {auto!r} is unknown")
+    imp.require(len(pads) == 4 and min(pads) >= 0, f"pads {pads} are not four numbers of at least 0")
+    window = Window((size[0], size[1]), (stride[0], stride[1]), (pads[0], pads[1], pads[2], pads[3]))
+    height, width = shape[2] + pads[0] + pads[2], shape[3] + pads[1] + pads[3]
+    imp.require(
+        size[0] <= height and size[1] <= width, f"kernel {size} is larger than the padded input {height, width}"
+    )
+    return window
+
+
+def _same(shape: Shape, size: Pair, stride: tuple[int, ...], upper: bool) -> tuple[int, ...]:
+    """ONNX auto_pad: output = ceil(input / stride); the odd pixel goes to the end if `upper`."""
+    totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(shape, size, stride, strict=True)]
+    begins = [total // 2 if upper else total - total // 2 for total in totals]
+    return (*begins, *(total - begin for total, begin in zip(totals, begins, strict=True)))

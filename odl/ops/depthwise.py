@@ -1,0 +1,181 @@
+"""Depthwise convolution (ONNX Conv with one group a channel), and its gradients.
+
+Images are (1, H, W, C), kernels (kh, kw, O): channel o of the output reads channel o // m of the input alone, where
+m = O / C. There is no channel axis to take pairs from, so the taps themselves make the pairs, across the ends of kernel
+rows. Taps on padding are multiplied as +0, never left out. `conv2d` imports ONNX's Conv for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from odl import fp16
+from odl.errors import ModelError
+from odl.fp16 import Accumulate
+from odl.graph import Builder, Kernel, Node, Operator, Phase
+from odl.ops._importer import Sample
+from odl.ops._windows import Window, hits
+from odl.ops.dense import BiasGradient
+from odl.types import Array, DType, TensorType
+
+
+@dataclass(frozen=True)
+class DepthwiseConv2d(Operator):
+    """y[p, o] = round16(b[o] + sum over taps of x[tap of p, o // m] * w[tap, o]).
+
+    x (1, H, W, C), w (kh, kw, O), b (O) or none -> y (1, OH, OW, O), all binary16; b is the first value of the sum.
+    Order: taps row by row, in pairs that run on across the ends of rows; an odd number of taps gets a zero tap.
+    """
+
+    name: ClassVar[str] = "depthwise"
+    arity: ClassVar[int] = 3
+    window: Window
+    accumulate: Accumulate = Accumulate.FP32
+
+    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        x, w = inputs[:2]
+        if w.shape[:2] != self.window.size or w.shape[2] % x.shape[3]:
+            raise ModelError("shape-mismatch", self.name, f"{x} under {w}")
+        return (TensorType((1, *self.window.output(*x.shape[1:3]), w.shape[2])),)
+
+    def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        x, w, *b = inputs
+        taps = _spread(self.window.taps(x), w.shape[2])
+        operand = taps.reshape(-1, taps.shape[2] * taps.shape[3], taps.shape[4])
+        weights = w.reshape(-1, 1, w.shape[2])
+        acc = fp16.sum_of_products(operand, weights, b[0] if b else None, self.accumulate)
+        return (fp16.half(acc).reshape(1, *taps.shape[2:]),)
+
+    def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
+        return Kernel("depthwise", self.window.scalars(inputs[0].shape, outputs[0].shape), "odl_window")
+
+    def macs(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
+        return outputs[0].n_elems * self.window.size[0] * self.window.size[1]
+
+    def gradient(self, build: Builder, node: Node, grad: str, wanted: Sequence[bool]) -> Sequence[str | None]:
+        x, w, *b = node.inputs
+        _, height, width, channels = build.types[x].shape
+        dx = dw = db = None
+        if wanted[0]:
+            dx = build.add(DepthwiseInputGradient(self.window, (height, width, channels)), (grad, w), f"{x}.grad")
+        if wanted[1]:
+            dw = build.add(DepthwiseWeightGradient(self.window), (grad, x), f"{w}.grad")
+        if b and wanted[2]:
+            db = build.add(BiasGradient(), (grad,), f"{b[0]}.grad")
+        return (dx, dw, db)[: len(node.inputs)]
+
+
+def _spread(images: Array, n_outputs: int) -> Array:
+    """(..., C) -> (..., O): each channel as often as outputs read it."""
+    multiplier = n_outputs // images.shape[-1]
+    return images if multiplier == 1 else np.repeat(images, multiplier, axis=-1)
+
+
+@dataclass(frozen=True)
+class DepthwiseInputGradient(Operator):
+    """dx[q, c] = round16(sum over the taps that see q, and the m channels o of c, of dy[p, o] * w[tap, o]).
+
+    dy (1, OH, OW, O), w (kh, kw, O) -> dx of `size` = (H, W, C), as (1, H, W, C). Order: p ascending by row, then
+    column, then o; the list of all these in pairs, an odd one with a zero at its end. Taps that would reach a p outside
+    dy are products with +0 (`_windows.hits`); a pixel that no tap reaches is +0.
+    """
+
+    name: ClassVar[str] = "depthwise_input_gradient"
+    window: Window
+    size: tuple[int, int, int]
+    accumulate: Accumulate = Accumulate.FP32
+
+    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        return (TensorType((1, *self.size)),)
+
+    def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        dy, w = inputs
+        dx = np.zeros((1, *self.size), np.float16)
+        for top in range(min(self.window.stride[0], self.size[0])):
+            for left in range(min(self.window.stride[1], self.size[1])):
+                self._phase(dx[0], dy[0], w, top, left)
+        return (dx,)
+
+    def _phase(self, dx: Array, dy: Array, w: Array, top: int, left: int) -> None:
+        """Fill the pixels of dx at (top + i * stride, left + j * stride), which all have the same taps."""
+        (stride_h, stride_w), (height, width, channels) = self.window.stride, self.size
+        rows = hits(top, self.window.size[0], stride_h, self.window.pads[0])
+        cols = hits(left, self.window.size[1], stride_w, self.window.pads[1])
+        if not rows or not cols:
+            return
+        n_rows, n_cols = len(range(top, height, stride_h)), len(range(left, width, stride_w))
+        margin = max(self.window.size)
+        padded = np.pad(dy, ((margin, n_rows + margin), (margin, n_cols + margin), (0, 0)))
+        seen = np.stack([padded[i + margin :, j + margin :][:n_rows, :n_cols] for i, _ in rows for j, _ in cols])
+        weights = np.stack([w[i, j] for _, i in rows for _, j in cols])
+        operand = np.moveaxis(seen.reshape(len(seen), n_rows * n_cols, channels, -1), 3, 1)
+        factors = np.moveaxis(weights.reshape(len(seen), 1, channels, -1), 3, 1)
+        acc = fp16.sum_of_products(
+            operand.reshape(-1, n_rows * n_cols, channels), factors.reshape(-1, 1, channels), None, self.accumulate
+        )
+        dx[top::stride_h, left::stride_w] = fp16.half(acc).reshape(n_rows, n_cols, channels)
+
+    def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
+        return Kernel("depthwise_input_gradient", self.window.scalars(outputs[0].shape, inputs[0].shape), "odl_window")
+
+    def macs(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
+        return inputs[0].n_elems * self.window.size[0] * self.window.size[1]
+
+
+@dataclass(frozen=True)
+class DepthwiseWeightGradient(Operator):
+    """dw[tap, o] = sum over output pixels p of x[tap of p, o // m] * dy[p, o].
+
+    dy (1, OH, OW, O), x (1, H, W, C) -> dw (kh, kw, O), binary32 as it leaves the accumulator, or rounded to binary16
+    by `dtype`. Order: output rows; in a row neighbouring pixels in pairs, an odd OW gets a zero pixel (both factors 0).
+    """
+
+    name: ClassVar[str] = "depthwise_weight_gradient"
+    phase: ClassVar[Phase] = Phase.WEIGHT_GRADIENT
+    window: Window
+    accumulate: Accumulate = Accumulate.FP32
+    dtype: DType = DType.F32
+
+    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        return (TensorType((*self.window.size, inputs[0].shape[3]), self.dtype),)
+
+    def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        dy, x = inputs
+        n_outputs = dy.shape[3]
+        odd = dy.shape[2] % 2
+        taps = np.pad(_spread(self.window.taps(x), n_outputs), ((0, 0), (0, 0), (0, 0), (0, odd), (0, 0)))
+        pixels = np.pad(dy[0], ((0, 0), (0, odd), (0, 0))).reshape(-1, 1, n_outputs)
+        seen = np.moveaxis(taps.reshape(-1, len(pixels), n_outputs), 1, 0)
+        acc = fp16.sum_of_products(seen, pixels, None, self.accumulate).reshape(*self.window.size, n_outputs)
+        return (acc if self.dtype is DType.F32 else fp16.half(acc),)
+
+    def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
+        name = "depthwise_weight_gradient" if self.dtype is DType.F32 else "depthwise_weight_gradient_half"
+        return Kernel(name, self.window.scalars(inputs[1].shape, inputs[0].shape), "odl_window")
+
+    def macs(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
+        return inputs[0].n_elems * self.window.size[0] * self.window.size[1]
+
+
+def samples() -> Iterable[Sample]:
+    """Test cases of ONNX's Conv with as many groups as channels."""
+
+    def conv(
+        x: tuple[int, int, int], w: tuple[int, int, int], strides: tuple[int, int] = (1, 1), **more: object
+    ) -> Sample:
+        shapes = ((1, *x), (w[0], 1, w[1], w[2]), (w[0],))
+        return Sample("Conv", shapes, {"group": x[0], "strides": strides, **more}, constants=(1, 2))
+
+    yield conv((3, 5, 6), (3, 3, 3), pads=(1, 1, 1, 1))
+    yield conv((9, 7, 7), (9, 3, 3), (2, 2), pads=(0, 0, 1, 1))
+    yield conv((2, 9, 5), (2, 4, 3), (2, 1), auto_pad="SAME_UPPER")
+    yield conv((3, 5, 4), (6, 2, 2), (1, 2), auto_pad="SAME_LOWER")
+    yield conv((3, 6, 7), (9, 3, 2), (2, 3), pads=(0, 2, 1, 0))
+    yield conv((2, 4, 5), (10, 1, 3), (3, 1), pads=(3, 0, 0, 2))
+    yield conv((17, 3, 3), (17, 3, 3), auto_pad="VALID")
+    yield conv((4, 5, 5), (4, 1, 1), (3, 3))
+    yield Sample("Conv", ((1, 2, 4, 4), (4, 1, 3, 3)), {"group": 2, "pads": (1, 1, 1, 1)}, constants=(1,))

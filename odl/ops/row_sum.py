@@ -1,0 +1,58 @@
+"""Sums over the rows of a matrix, of values or of products: the gradients of broadcast operands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+from odl import fp16
+from odl.errors import ModelError
+from odl.fp16 import Accumulate
+from odl.graph import Kernel, Operator, Phase
+from odl.types import Array, DType, Shape, TensorType
+
+
+@dataclass(frozen=True)
+class RowSum(Operator):
+    """s[n] = sum over m of x[m, n] * y[m, n]; without y, of x[m, n] * 1.
+
+    x and y (M * N elements each, binary16, in storage order) -> s of `shape` (N elements), rounded to binary16, or
+    binary32 as it leaves the accumulator, by `dtype`. Neighbouring rows m make the pairs, an odd M gets a zero row.
+    With N = 1 it is the sum over everything.
+    """
+
+    name: ClassVar[str] = "row_sum"
+    arity: ClassVar[int] = 2
+    shape: Shape
+    accumulate: Accumulate = Accumulate.FP32
+    dtype: DType = DType.F16
+
+    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        n_cols = prod(self.shape)
+        if inputs[0].n_elems % n_cols or any(type_.n_elems != inputs[0].n_elems for type_ in inputs):
+            raise ModelError("shape-mismatch", self.name, f"{', '.join(map(str, inputs))} in rows of {n_cols}")
+        return (TensorType(self.shape, self.dtype),)
+
+    def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        x, *y = (array.reshape(-1, prod(self.shape)) for array in inputs)
+        sum_with = fp16.sum_of_products(x, y[0], None, self.accumulate) if y else fp16.sum_with_ones(x, self.accumulate)
+        return ((sum_with if self.dtype is DType.F32 else fp16.half(sum_with)).reshape(self.shape),)
+
+    def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
+        n_cols = outputs[0].n_elems
+        name = "row_sum" if self.dtype is DType.F32 else "row_sum_half"
+        return Kernel(name, {"n_rows": inputs[0].n_elems // n_cols, "n_cols": n_cols})
+
+    def macs(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
+        return inputs[0].n_elems if len(inputs) == 2 else 0
+
+
+@dataclass(frozen=True)
+class WeightRowSum(RowSum):
+    """RowSum as the gradient of a weight."""
+
+    name: ClassVar[str] = "weight_row_sum"
+    phase: ClassVar[Phase] = Phase.WEIGHT_GRADIENT
+    dtype: DType = DType.F32

@@ -1,0 +1,79 @@
+"""The C project on disk: generated sources, firmware, build files, and a note of what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from odl.codegen import environment, write_sources
+from odl.errors import UsageError
+from odl.frontend import Model
+from odl.program import Program
+from odl.recipe import Recipe
+from odl.share import share
+from odl.staging import staged
+from odl.targets import Target
+from odl.toolchain import project_variables
+from odl.training import Training
+from odl.version import VERSION
+
+MARKER = "odl.json"
+MODEL = "model.onnx"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Origins:
+    """What a project or a run was made from, as its odl.json says."""
+
+    recipe: Recipe
+    target: str
+    model: Path
+
+
+def write_project(folder: Path, model: Model, program: Program, training: Training, target: Target) -> None:
+    """Write the whole project for `target` to `folder`; the same input gives the same bytes.
+
+    Raises UsageError `foreign-folder` or `folder-unwritable`.
+    """
+    with staged(folder, MARKER) as inside:
+        title = model.proto.graph.name or model.path.stem
+        write_sources(inside, program, training, title)
+        for name, source in (("runner", "runner"), ("port", f"port/{target.port}")):
+            shutil.copytree(share("firmware") / source, inside / name)
+        variables = project_variables(target)
+        for name in ("Makefile", "CMakeLists.txt"):
+            text = environment().get_template(f"project/{name}.j2").render(variables)
+            (inside / name).write_text(text)
+        note_origins(inside, model, training.recipe, target.name)
+
+
+def note_origins(folder: Path, model: Model, recipe: Recipe, target: str, **more: Any) -> None:
+    """Write a copy of the model, and odl.json: versions, the model's hash, the recipe, and `more`."""
+    onnx.save(model.proto, folder / MODEL)
+    note = {
+        "schema_version": SCHEMA, "odl_version": VERSION, "model_sha256": sha256(model.path), "target": target,
+        "recipe": asdict(recipe), **more,
+    }  # fmt: skip
+    (folder / MARKER).write_text(json.dumps(note, indent=2) + "\n")
+
+
+def read_origins(folder: Path) -> tuple[Origins, dict[str, Any]]:
+    """What a project or run folder was made from, and all of its odl.json."""
+    try:
+        note = json.loads((folder / MARKER).read_text())
+        fields = note["recipe"]
+        recipe = Recipe(**{**fields, "trainable": tuple(fields["trainable"])})
+        return Origins(recipe, note["target"], folder / MODEL), note
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UsageError("not-a-project", str(folder), f"holds no usable {MARKER}: {error}") from error
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

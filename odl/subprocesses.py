@@ -1,0 +1,68 @@
+"""Children: every one runs under a time limit, in a process group of its own, and never outlives its caller."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a child ended: its exit status (negative: minus the signal) and its stdout and stderr together."""
+
+    status: int
+    output: str
+
+
+class Child:
+    """A running child as a context manager: leaving the block, by whatever way, kills its whole process group.
+
+    `output` gets its stdout and stderr. It has no stdin, and a session of its own, so that Ctrl-C reaches it only
+    through its parent. Raises OSError if the program cannot be started.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], *, output: IO[bytes], cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        self._process = subprocess.Popen(
+            argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def wait(self, timeout_s: float) -> int | None:
+        """The exit status, or None if the child still runs after `timeout_s`."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+
+def run(
+    argv: Sequence[str], *, timeout_s: float, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> Finished:
+    """Runs a child to its end. Raises TimeoutError after `timeout_s`, OSError if it cannot be started."""
+    with tempfile.TemporaryFile() as output:
+        with Child(argv, output=output, cwd=cwd, env=env) as child:
+            status = child.wait(timeout_s)
+        if status is None:
+            raise TimeoutError(f"{argv[0]} did not end within {timeout_s:g} s")
+        output.seek(0)
+        return Finished(status, output.read().decode(errors="replace"))

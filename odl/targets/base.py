@@ -1,0 +1,72 @@
+"""What a target is, as data, and what every simulator can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from odl.wire import Job, Log, Record
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A memory that the planner may fill."""
+
+    name: str
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """A machine that trains.
+
+    `port` is its folder in firmware/port. `isa` and `abi` are RISC-V's names, empty for the machine odl runs on.
+    `stack_bytes` is what the link script sets aside. `simulator` is what runs it, and `counter` the unit of a
+    profile, empty where nothing is counted.
+    """
+
+    name: str
+    summary: str
+    port: str
+    isa: str
+    abi: str
+    memories: tuple[Memory, ...]
+    stack_bytes: int
+    simulator: str
+    counter: str
+
+    @property
+    def is_riscv(self) -> bool:
+        return bool(self.isa)
+
+    @property
+    def ram_bytes(self) -> int:
+        """The memory named `ram`, where the program's variables, its stack and the arena lie."""
+        return next((memory.n_bytes for memory in self.memories if memory.name == "ram"), 0)
+
+
+def ignore(_record: Record) -> None:
+    """The default listener of a run."""
+
+
+class Simulator(Protocol):
+    """Runs programs of one kind of target."""
+
+    def run(
+        self,
+        elf: Path,
+        job: Job,
+        *,
+        workdir: Path | None = None,
+        timeout_s: float = 60.0,
+        on_record: Callable[[Record], None] = ignore,
+    ) -> Log:
+        """Runs `job` and returns its whole log; `on_record` sees each record as soon as the device has written it.
+
+        `workdir` (default: a temporary one) receives job, log and console, and must belong to this run alone.
+        `timeout_s` is the longest silence between two records: a run may be long, a step may not. Raises TargetError
+        `target-timeout`, `target-crashed`, `target-trap`, `target-stack-overflow` and others named in `simulate.py`,
+        `log-...` of `odl.wire`, and ToolError `simulator-missing` or `simulator-too-old`.
+        """

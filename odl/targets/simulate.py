@@ -1,0 +1,154 @@
+"""One run of one program, whatever executes it: write the job, start the child, follow the log, judge the end."""
+
+from __future__ import annotations
+
+import re
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from odl import wire
+from odl.elf import read_elf
+from odl.errors import TargetError
+from odl.subprocesses import Child
+from odl.wire import Job, Log, LogBuilder, LogReader, Record
+
+CONSOLE_FILE = "console.txt"
+
+_POLL_S = 0.02
+_CONSOLE_TAIL = 12
+
+_FAULTS = {
+    wire.END_BAD_JOB: ("target-bad-job", "the device cannot read the job file"),
+    wire.END_OTHER_MODEL: ("target-other-model", "the job was written for another program than the one that runs"),
+    wire.END_NO_TRACE: ("target-no-trace", "the job wants tracing and the program was built without it"),
+    wire.END_BAD_LABEL: ("bad-label", "the label is not a class of the model"),
+    wire.END_ARITHMETIC: ("target-arithmetic", "the boot self-test found arithmetic outside the numerics contract"),
+    wire.END_STACK: ("target-stack-overflow", "the stack ran out"),
+    wire.END_IO: ("target-io", "the device could not write its log"),
+    wire.END_TRAP: ("target-trap", "the core trapped"),
+}
+
+_HINTS = {
+    wire.END_OTHER_MODEL: "build the project again",
+    wire.END_NO_TRACE: "build the project with tracing",
+    wire.END_ARITHMETIC: "build without -ffast-math and with -ffp-contract=off",
+    wire.END_STACK: "build with a larger ODL_STACK_BYTES",
+}
+
+_TRAP = re.compile(
+    r"^odl: (?:trap|stack overflow) cause=([0-9a-f]{8}) pc=([0-9a-f]{8}) value=([0-9a-f]{8}) sp=([0-9a-f]{8})$", re.M
+)
+
+# RISC-V Instruction Set Manual, volume II, table of mcause.
+_CAUSES = (
+    "instruction address misaligned",
+    "instruction access fault",
+    "illegal instruction",
+    "breakpoint",
+    "load address misaligned",
+    "load access fault",
+    "store address misaligned",
+    "store access fault",
+)
+_ILLEGAL_INSTRUCTION = 2
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run under way."""
+
+    elf: Path
+    workdir: Path
+    timeout_s: float
+
+    def console(self) -> str:
+        return (self.workdir / CONSOLE_FILE).read_text(errors="replace")
+
+    def fault(self, code: str, why: str, hint: str = "") -> TargetError:
+        """A TargetError that quotes the end of the console."""
+        tail = self.console().splitlines()[-_CONSOLE_TAIL:]
+        quoted = "".join(f"\n  | {line}" for line in tail)
+        return TargetError(code, self.elf.name, f"{why}{quoted}", hint)
+
+    def records(self, child: Child) -> Iterator[Record]:
+        """Records as they come, until the child has ended and the log is read to its end."""
+        reader, path, n_read = LogReader(), self.workdir / wire.LOG_FILE, 0
+        last_heard = time.monotonic()
+        while True:
+            status = child.wait(_POLL_S)  # asked before reading: a child that ended has written everything
+            data = _read_from(path, n_read)
+            if data:
+                n_read += len(data)
+                yield from reader.feed(data)
+                last_heard = time.monotonic()
+            if status is not None:
+                break
+            if time.monotonic() - last_heard > self.timeout_s:
+                raise self.fault("target-timeout", f"no new record for {self.timeout_s:g} s")
+        self._judge(status, reader)
+        reader.close()
+
+    def _judge(self, status: int, reader: LogReader) -> None:
+        end, boot = reader.end, reader.boot
+        verdict = status or (end.status if end else wire.END_OK)
+        if verdict == wire.END_OK:
+            return
+        if verdict not in _FAULTS:
+            raise self.fault("target-crashed", f"the program ended with {_status_text(verdict)}")
+        code, why = _FAULTS[verdict]
+        trap = _TRAP.search(self.console())
+        if trap:
+            why = f"{why}: {self._explain(trap)}"
+        elif verdict == wire.END_ARITHMETIC and boot:
+            why = f"{why} (check {boot.failed_check} of self_test.c)"
+        elif end:
+            why = f"{why} (step {end.step})"
+        raise self.fault(code, why, _HINTS.get(verdict, ""))
+
+    def _explain(self, trap: re.Match[str]) -> str:
+        cause, pc, value, sp = (int(word, 16) for word in trap.groups())
+        name = _CAUSES[cause] if cause < len(_CAUSES) else f"cause {cause}"
+        what = "instruction" if cause == _ILLEGAL_INSTRUCTION else "address"
+        place = read_elf(self.elf).locate(pc)
+        return f"{name} in {place} (pc 0x{pc:08x}), {what} 0x{value:08x}, sp 0x{sp:08x}"
+
+
+def _read_from(path: Path, offset: int) -> bytes:
+    if not path.exists():
+        return b""
+    with path.open("rb") as log:
+        log.seek(offset)
+        return log.read()
+
+
+def _status_text(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
+
+
+def simulate(
+    argv: Sequence[str],
+    elf: Path,
+    job: Job,
+    workdir: Path | None,
+    timeout_s: float,
+    on_record: Callable[[Record], None],
+) -> Log:
+    """Runs `argv` in `workdir` on `job`; see `Simulator.run`."""
+    with ExitStack() as stack:
+        if workdir is None:
+            workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="odl-")))
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / wire.LOG_FILE).unlink(missing_ok=True)
+        wire.write_job(workdir / wire.JOB_FILE, job)
+        console = stack.enter_context((workdir / CONSOLE_FILE).open("wb"))
+        child = stack.enter_context(Child(argv, output=console, cwd=workdir))
+        builder = LogBuilder(job)
+        for record in _Run(elf, workdir, timeout_s).records(child):
+            builder.add(record)
+            on_record(record)
+        return builder.finish()

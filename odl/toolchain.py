@@ -1,0 +1,365 @@
+"""Compilers: find one that knows binary16, give it the flags of the numerics contract, make an ELF file.
+
+The flags here and in the generated Makefile come from the same functions, so a project built by hand is the same
+program. For RISC-V only clang and zig (which is clang) will do: they know `_Float16` in integer registers, and the
+linker is LLVM's. The host takes gcc as well.
+
+Error codes: `compiler-missing`, `compiler-too-old`, `compiler-unsupported`, `linker-missing`, `sanitizer-missing`,
+`compile-failed` (ToolError); `does-not-fit` (FitError) when the linker finds that memory is too small.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from odl import subprocesses
+from odl.elf import read_elf
+from odl.errors import FitError, OdlError, Problem, ToolError
+from odl.targets.base import Target
+from odl.targets.qemu import HOW_TO_INSTALL as QEMU_HINT
+from odl.targets.qemu import OLDEST as OLDEST_QEMU
+from odl.targets.qemu import find_qemu, qemu_version
+
+OLDEST = {"clang": (17,), "zig": (0, 13), "gcc": (12,)}
+
+_COMPILER_HINT = "pip install 'odl[compiler]', or apt-get install clang-19 lld-19, or set ODL_CC"
+_LINKER_HINT = "apt-get install lld-19 (of your clang's version), or pip install 'odl[compiler]'"
+
+_TIMEOUT_S = 120.0
+_PROBE_TIMEOUT_S = 30.0
+
+# One rounding an operation: no contraction. The arena holds values of many types at the same bytes, one after
+# another: no type-based alias analysis.
+_FLAGS = ("-std=c11", "-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing")
+_WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow")
+_FREESTANDING = ("-ffreestanding", "-ffunction-sections", "-fdata-sections")
+_INCLUDES = ("-Iinclude", "-Irunner", "-Iport")
+_LINK = ("--gc-sections", "-T", "port/link.ld")
+
+# zig cc defaults to a debug build with traps for undefined behaviour; this makes it plain clang.
+_ZIG_FLAGS = ("-fno-sanitize=undefined", "-fomit-frame-pointer", "-fno-asynchronous-unwind-tables", "-g0")
+
+_SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A compiler that will do: `kind` is clang, zig or gcc; `cc` and, for RISC-V, `ld` are the starts of commands."""
+
+    kind: str
+    cc: tuple[str, ...]
+    ld: tuple[str, ...]
+    version: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {'.'.join(map(str, self.version))} ({shlex.join(self.cc)})"
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A runner, and what its sections take (0 on the host): `text_bytes` in flash, `bss_bytes` (the arena and the
+    stack with it) in RAM, `data_bytes` in both."""
+
+    elf: Path
+    text_bytes: int
+    data_bytes: int
+    bss_bytes: int
+
+
+@dataclass(frozen=True)
+class ToolStatus:
+    """A line of `odl doctor`. `hint` says how to get what is missing or too old, and is empty where all is well."""
+
+    name: str
+    found: bool
+    version: str
+    path: str
+    hint: str
+
+
+# --- flags ------------------------------------------------------------------------------------------------------------
+
+
+def arch_flags(target: Target, kind: str) -> tuple[str, ...]:
+    """How compiler `kind` is told the target's instruction set and ABI. Empty for the host."""
+    if not target.is_riscv:
+        return ()
+    if kind == "zig":
+        base, *extensions = target.isa.removeprefix("rv32i").split("_")
+        features = "".join(f"+{name}" for name in (*base, *extensions))
+        return ("-target", "riscv32-freestanding-none", f"-mcpu=generic_rv32{features}", f"-mabi={target.abi}")
+    return ("--target=riscv32-unknown-elf", f"-march={target.isa}", f"-mabi={target.abi}")
+
+
+def contract_flags(target: Target) -> tuple[str, ...]:
+    """The flags that every file of a project needs, whoever compiles it."""
+    return _FLAGS + (_FREESTANDING if target.is_riscv else ())
+
+
+def project_variables(target: Target) -> dict[str, object]:
+    """What templates/project/Makefile.j2 and CMakeLists.txt.j2 ask for."""
+    return {
+        "target": target.name,
+        "is_riscv": target.is_riscv,
+        "arch": " ".join(arch_flags(target, "clang")),
+        "zig_arch": " ".join(arch_flags(target, "zig")),
+        "flags": " ".join(contract_flags(target)),
+        "warnings": " ".join(_WARNINGS),
+        "ram_bytes": target.ram_bytes,
+        "stack_bytes": target.stack_bytes,
+    }
+
+
+@cache
+def _speed_flags() -> tuple[str, ...]:
+    """Conversion instructions that this machine has. They give the same bits as the library calls they replace."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not cpuinfo.exists():
+        return ()
+    return ("-mf16c",) if re.search(r"^flags\s*:.*\bf16c\b", cpuinfo.read_text(), re.M) else ()
+
+
+def _compile_flags(target: Target, toolchain: Toolchain, sanitize: bool) -> tuple[str, ...]:
+    flags = arch_flags(target, toolchain.kind) + contract_flags(target) + _WARNINGS
+    if toolchain.kind == "zig":
+        flags += _ZIG_FLAGS
+    elif not target.is_riscv:
+        flags += _speed_flags()
+    return flags + (_SANITIZE if sanitize else ()) + _INCLUDES
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def _versioned(name: str) -> list[str]:
+    """`name` and `name-N`, newest first, as far as they are on PATH."""
+    found = (shutil.which(word) for word in (name, *(f"{name}-{n}" for n in range(40, 16, -1))))
+    return [path for path in found if path]
+
+
+def _zig() -> list[tuple[str, ...]]:
+    spec = find_spec("ziglang")
+    places = [Path(spec.origin).parent / "zig"] if spec and spec.origin else []
+    on_path = shutil.which("zig")
+    return [(str(place), "cc") for place in (*places, *([Path(on_path)] if on_path else [])) if place.exists()]
+
+
+def _candidates(target: Target) -> Iterator[tuple[str, ...]]:
+    """Compiler commands, best first; `$ODL_CC` alone if it is set."""
+    chosen = os.environ.get("ODL_CC")
+    if chosen:
+        yield tuple(shlex.split(chosen))
+        return
+    yield from ((path,) for path in _versioned("clang"))
+    if not target.is_riscv:
+        yield from ((path,) for path in (shutil.which("gcc"), shutil.which("cc")) if path)
+    yield from _zig()
+
+
+def _numbers(text: str, pattern: str) -> tuple[int, ...]:
+    match = re.search(pattern, text)
+    return tuple(int(word) for word in match[1].split(".")) if match else ()
+
+
+def _ask(*argv: str) -> str:
+    """What a tool prints; empty if it does not run."""
+    try:
+        finished = subprocesses.run(argv, timeout_s=_PROBE_TIMEOUT_S, env=_environment())
+    except (OSError, TimeoutError):
+        return ""
+    return finished.output if finished.status == 0 else ""
+
+
+@cache
+def _identify(cc: tuple[str, ...]) -> Toolchain | None:
+    """Which compiler this is; None if it does not say."""
+    if cc[-1] == "cc" and len(cc) > 1:
+        version = _numbers(_ask(*cc[:-1], "version"), r"^(\d+(?:\.\d+)+)")
+        return Toolchain("zig", cc, (*cc[:-1], "ld.lld"), version) if version else None
+    text = _ask(*cc, "--version")
+    kind = "clang" if "clang" in text else "gcc"
+    version = _numbers(text, r"clang version (\d+(?:\.\d+)*)" if kind == "clang" else r"(\d+\.\d+\.\d+)")
+    return Toolchain(kind, cc, (), version) if version else None
+
+
+def _problem(target: Target, cc: tuple[str, ...], toolchain: Toolchain | None) -> Problem | None:
+    """Why this compiler will not do."""
+    where = shlex.join(cc)
+    if toolchain is None:
+        return Problem("compiler-missing", where, "it does not run or does not tell its version", _COMPILER_HINT)
+    oldest = OLDEST[toolchain.kind]
+    if toolchain.version < oldest:
+        why = f"{toolchain.kind} {_dotted(toolchain.version)} is older than {_dotted(oldest)}"
+        return Problem("compiler-too-old", where, why, _COMPILER_HINT)
+    if not target.is_riscv:
+        return None
+    if toolchain.kind == "gcc":
+        why = "gcc does not compile binary16 for this RISC-V target"
+        return Problem("compiler-unsupported", where, why, _COMPILER_HINT)
+    if toolchain.kind == "clang" and "riscv32" not in _ask(*cc, "--print-targets"):
+        return Problem("compiler-unsupported", where, "this clang has no RISC-V back end", _COMPILER_HINT)
+    if not toolchain.ld:
+        return Problem("linker-missing", "ld.lld", "LLVM's linker is not on PATH", _LINKER_HINT)
+    return None
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _with_linker(toolchain: Toolchain | None) -> Toolchain | None:
+    """Adds the linker of a clang: the one beside it, of its version, or any."""
+    if toolchain is None or toolchain.kind != "clang":
+        return toolchain
+    program = Path(shutil.which(toolchain.cc[0]) or toolchain.cc[0]).resolve()
+    own = (program.with_name("ld.lld"), shutil.which(f"ld.lld-{toolchain.version[0]}"))
+    found = [str(path) for path in (*own, *_versioned("ld.lld")) if path and Path(path).exists()]
+    return replace(toolchain, ld=tuple(found[:1]))
+
+
+def find_toolchain(target: Target, *, sanitize: bool = False) -> Toolchain:
+    """The best compiler for `target`: `$ODL_CC`, else clang, gcc (host only), zig.
+
+    `sanitize` asks for one that can link address and undefined-behaviour sanitizers. Raises ToolError as the module
+    says, about the best of the compilers that will not do.
+    """
+    problems = []
+    for cc in _candidates(target):
+        toolchain = _with_linker(_identify(cc))
+        problem = _problem(target, cc, toolchain)
+        if not problem and toolchain and sanitize and not _can_sanitize(toolchain):
+            problem = Problem("sanitizer-missing", shlex.join(cc), "it cannot link sanitizers", "apt-get install gcc")
+        if problem:
+            problems.append(problem)
+        elif toolchain:
+            return toolchain
+    none = Problem("compiler-missing", "", "there is no compiler on PATH that knows binary16", _COMPILER_HINT)
+    raise ToolError.of(problems[:1] or [none])
+
+
+@cache
+def _can_sanitize(toolchain: Toolchain) -> bool:
+    with tempfile.TemporaryDirectory(prefix="odl-") as scratch:
+        source = Path(scratch, "empty.c")
+        source.write_text("int main(void) { return 0; }\n")
+        program = Path(scratch, "empty")
+        try:
+            _tool(toolchain.cc, *_SANITIZE, str(source), "-o", str(program), cwd=Path(scratch))
+            return subprocesses.run([str(program)], timeout_s=_PROBE_TIMEOUT_S).status == 0
+        except (ToolError, OSError, TimeoutError):
+            return False
+
+
+# --- compiling --------------------------------------------------------------------------------------------------------
+
+
+def _environment() -> dict[str, str]:
+    """zig wants a cache; left alone it makes one in the current folder."""
+    caches = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    zig = str(Path(caches, "odl", "zig"))
+    return {"ZIG_GLOBAL_CACHE_DIR": zig, "ZIG_LOCAL_CACHE_DIR": zig, **os.environ}
+
+
+def _tool(command: tuple[str, ...], *arguments: str, cwd: Path) -> None:
+    try:
+        finished = subprocesses.run([*command, *arguments], cwd=cwd, timeout_s=_TIMEOUT_S, env=_environment())
+    except (OSError, TimeoutError) as error:
+        raise ToolError("compile-failed", shlex.join(command), str(error)) from error
+    if finished.status:
+        raise _diagnose(command, finished.output)
+
+
+def _diagnose(command: tuple[str, ...], output: str) -> OdlError:
+    full = re.search(r"^.*(?:will not fit in region|odl: arena, stack and data do not fit).*$", output, re.M)
+    if full:
+        return FitError("does-not-fit", "link", full[0].strip(), "choose a smaller model or a target with more memory")
+    lines = "".join(f"\n  | {line}" for line in output.splitlines()[:40])
+    return ToolError("compile-failed", shlex.join(command), f"it refused the generated project:{lines}")
+
+
+def project_sources(project: Path, *, trace: bool) -> list[str]:
+    """The runner's sources, relative to `project`, in the order in which make(1) sorts them."""
+    patterns = ("src/*.c", "src/kernels/*.c", "runner/*.c", "port/*.c", "port/*.S")
+    found = {path.relative_to(project).as_posix() for pattern in patterns for path in project.glob(pattern)}
+    return sorted(found if trace else found - {"src/odl_trace.c"})
+
+
+def compile_project(
+    project: Path,
+    target: Target,
+    toolchain: Toolchain,
+    *,
+    trace: bool = False,
+    sanitize: bool = False,
+    defines: Mapping[str, object] | None = None,
+    out: Path | None = None,
+    jobs: int = 0,
+) -> BuildResult:
+    """Builds the runner of a generated project, as its Makefile would.
+
+    `trace` compiles the hook after every kernel call in. `defines` are C macros, such as ODL_RAM_BYTES and
+    ODL_STACK_BYTES. `out` receives the objects and the runner (default: build, build/trace in the project); `jobs`
+    compilers run at once (0: one a core). Raises ToolError and FitError as the module says.
+    """
+    out = (out or project / ("build/trace" if trace else "build")).resolve()
+    elf = out / ("runner.elf" if target.is_riscv else "runner")
+    macros = {**({"ODL_TRACE": 1} if trace else {}), **(defines or {})}
+    flags = _compile_flags(target, toolchain, sanitize) + tuple(f"-D{name}={value}" for name, value in macros.items())
+
+    def compile_one(source: str) -> str:
+        output = out / "objects" / f"{source}.o"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _tool(toolchain.cc, *flags, "-c", source, "-o", str(output), cwd=project)
+        return str(output)
+
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, project_sources(project, trace=trace)))
+    if not target.is_riscv:
+        _tool(toolchain.cc, *(_SANITIZE if sanitize else ()), *objects, "-o", str(elf), cwd=project)
+        return BuildResult(elf, 0, 0, 0)
+    _tool(toolchain.ld, *_LINK, *objects, "-o", str(elf), cwd=project)
+    sizes = read_elf(elf)
+    return BuildResult(elf, sizes.text_bytes, sizes.data_bytes, sizes.bss_bytes)
+
+
+# --- doctor -----------------------------------------------------------------------------------------------------------
+
+
+def doctor(targets: Mapping[str, Target]) -> list[ToolStatus]:
+    """What this machine has to compile for `targets` and to run them."""
+    compilers = [_compiler_status(target) for target in targets.values()]
+    return [*compilers, _qemu_status(), _gvsoc_status()]
+
+
+def _compiler_status(target: Target) -> ToolStatus:
+    name = f"compiler for {target.name}"
+    try:
+        toolchain = find_toolchain(target)
+    except ToolError as error:
+        problem = error.problems[0]
+        return ToolStatus(name, False, "", problem.where, f"{problem.why}: {problem.hint}")
+    return ToolStatus(name, True, f"{toolchain.kind} {_dotted(toolchain.version)}", shlex.join(toolchain.cc), "")
+
+
+def _qemu_status() -> ToolStatus:
+    program = find_qemu()
+    version = qemu_version(program) if program else ()
+    sound = version >= OLDEST_QEMU
+    return ToolStatus("QEMU", sound, _dotted(version), str(program or ""), "" if sound else QEMU_HINT)
+
+
+def _gvsoc_status() -> ToolStatus:
+    path = shutil.which(os.environ.get("ODL_GVSOC") or "gvsoc")
+    hint = "" if path else "optional, for target pulp-open: build github.com/gvsoc/gvsoc and set ODL_GVSOC"
+    return ToolStatus("GVSoC", bool(path), "", path or "", hint)

@@ -1,0 +1,53 @@
+"""Element types and tensor types: what a value is, before anyone asks where it lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+
+class DType(Enum):
+    """An element type: the word in text dumps; NumPy's and C's names hang on it."""
+
+    F16 = "f16"
+    F32 = "f32"
+    I32 = "i32"
+
+    @property
+    def n_bytes(self) -> int:
+        return 2 if self is DType.F16 else 4
+
+    @property
+    def numpy(self) -> np.dtype[np.generic]:
+        return np.dtype({"f16": np.float16, "f32": np.float32, "i32": np.int32}[self.value])
+
+    @property
+    def c(self) -> str:
+        return {"f16": "odl_half", "f32": "float", "i32": "int32_t"}[self.value]
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Static shape and element type. Images are stored channels last: (1, height, width, channels)."""
+
+    shape: Shape
+    dtype: DType = DType.F16
+
+    @property
+    def n_elems(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def n_bytes(self) -> int:
+        return self.n_elems * self.dtype.n_bytes
+
+    def __str__(self) -> str:
+        return f"{self.dtype.value}[{'x'.join(map(str, self.shape))}]"
