@@ -1,57 +1,100 @@
-"""Trains the base models and finishes their ONNX files."""
+"""Trains the base models, and checks and saves their ONNX files."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx.reference import ReferenceEvaluator
-from torch.nn import functional as F  # noqa: N812 - the customary name
+from torch.nn import functional as F  # noqa: N812 - its customary name
 
-from .torch_graph import TorchGraph
+from .network import fold_batch_norm
+from .torch_graph import Rounding, TorchGraph
 
-Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Array = np.ndarray[Any, np.dtype[Any]]
+Samples = tuple[Array, Array]
+Augment = Callable[[Array, np.random.Generator], Array]
+
+TOLERANCE = 1e-5
 
 
 def fit(
     model: onnx.ModelProto,
-    samples: tuple[np.ndarray, np.ndarray],
+    samples: Samples,
     *,
     epochs: int,
     batch: int = 32,
     lr: float = 3e-3,
-    weight_decay: float = 1e-4,
     seed: int = 0,
     augment: Augment = lambda x, _rng: x,
 ) -> TorchGraph:
-    """Trains every parameter with AdamW, a one-cycle rate and label smoothing, on one core.
+    """Trains every parameter with AdamW under a one-cycle rate, on one core.
 
-    Label smoothing keeps the logits small, and with them the activations a binary16 device has to hold.
+    Label smoothing keeps the logits small, and so the activations that binary16 has to hold.
     """
     torch.set_num_threads(1)
-    torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     network = TorchGraph(model)
-    optimizer = torch.optim.AdamW(network.trainable().values(), lr, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(network.parameters.values(), lr, weight_decay=1e-4)
     x, y = samples
-    steps = epochs * (len(y) // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
-    for epoch in range(epochs):
-        network.train()
-        order = rng.permutation(len(y))
-        losses = []
-        for rows in order[: len(y) // batch * batch].reshape(-1, batch):
+    steps = len(y) // batch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * steps)
+    for epoch in range(1, epochs + 1):
+        total = 0.0
+        for rows in rng.permutation(len(y))[: steps * batch].reshape(steps, batch):
             optimizer.zero_grad()
-            logits = network(torch.from_numpy(augment(x[rows], rng)))
+            logits = network.logits(torch.from_numpy(augment(x[rows], rng)), training=True)
             loss = F.cross_entropy(logits, torch.from_numpy(y[rows]), label_smoothing=0.1)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
-            losses.append(loss.item())
-        if epoch % 10 == 9:
-            print(f"epoch {epoch + 1:3}: loss {np.mean(losses):.4f}")
+            total += loss.item()
+        if epoch % 10 == 0:
+            print(f"epoch {epoch}: loss {total / steps:.3f}")
     return network
+
+
+def check(model: onnx.ModelProto, x: Array) -> None:
+    """Refuses a model that onnx does not accept or whose reference evaluation differs from PyTorch's."""
+    onnx.checker.check_model(model, full_check=True)
+    with torch.no_grad():
+        expected = torch.softmax(TorchGraph(model).logits(torch.from_numpy(x)), dim=1).numpy()
+    reference = ReferenceEvaluator(model)
+    name = model.graph.input[0].name
+    runs: list[Any] = [reference.run(None, {name: x[i : i + 1]}) for i in range(len(x))]
+    found = np.concatenate([outputs[0] for outputs in runs])
+    difference = float(np.abs(found - expected).max())
+    print(f"onnx.reference and PyTorch differ by {difference:.1e} on {len(x)} samples")
+    if difference > TOLERANCE:
+        raise ValueError(f"probabilities differ by {difference}, more than {TOLERANCE}")
+
+
+def ranges(model: onnx.ModelProto, x: Array) -> None:
+    """Prints what binary16 has to hold once BatchNormalization is folded."""
+    network = TorchGraph(fold_batch_norm(model))
+    with torch.no_grad():
+        largest = max(float(value.abs().max()) for value in network.values(torch.from_numpy(x)).values())
+    weights = torch.cat([weight.detach().flatten() for weight in network.weights.values()]).abs()
+    subnormal = float((weights < torch.finfo(torch.float16).tiny).float().mean())
+    print(f"{len(weights)} weights, largest {weights.max():.2f}, median {weights.median():.4f}")
+    print(f"{subnormal:.2%} of the weights are subnormal in binary16; largest activation {largest:.1f}")
+
+
+def finish(network: TorchGraph, test: Samples, path: Path, *, doc: str, data: str, folded: bool) -> None:
+    """Checks the trained model, writes `path` and prints what a reader wants to know about it."""
+    model = network.trained()
+    if folded:
+        model = fold_batch_norm(model)
+    accuracy = TorchGraph(model).accuracy(*test)
+    stored16 = TorchGraph(fold_batch_norm(model), Rounding.FP16).accuracy(*test)
+    model.doc_string = doc
+    facts = {"licence": "Apache-2.0", "training_data": data, "test_accuracy": f"{accuracy:.4f}"}
+    onnx.helper.set_model_props(model, facts)
+    check(model, test[0][:50])
+    ranges(model, test[0])
+    onnx.save(model, path)
+    print(f"{path.name}: test accuracy {accuracy:.1%}, {stored16:.1%} with binary16 storage")

@@ -1,8 +1,10 @@
-"""Adapts a model to a shift in PyTorch as `odl run` does on a device, in float32 and with binary16 storage.
+"""Adapts a model to a shift in PyTorch, as `odl run` does it on a device: in float32 and with binary16 storage.
 
-    python -m examples.rehearse MODEL RECIPE DATA_DIR
+    python -m examples.rehearse EXAMPLE_DIR DATA_DIR
 
-DATA_DIR holds `adapt.npz` and `eval.npz`. Printed is the accuracy on `eval.npz` after 0, 50, 100, ... steps.
+EXAMPLE_DIR holds `model.onnx` and `recipe.toml`, DATA_DIR holds `adapt.npz` and `eval.npz`. Printed is the
+accuracy on `eval.npz` as mean and range over several orders of the samples, and the share of the updates that
+were lost because they are less than half a unit in the last place of their weight.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import argparse
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -18,94 +20,94 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch.nn import functional as F  # noqa: N812 - the customary name
+from torch.nn import functional as F  # noqa: N812 - its customary name
 
 from .network import fold_batch_norm
 from .torch_graph import Rounding, TorchGraph
 
-Samples = tuple[np.ndarray, np.ndarray]
+Array = np.ndarray[Any, np.dtype[Any]]
+Samples = tuple[Array, Array]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The part of `recipe.toml` the rehearsal understands."""
+    """What the rehearsal takes from `recipe.toml`; it knows plain SGD and cross entropy only."""
 
     lr: float
-    batch: int = 1
-    momentum: float = 0.0
-    trainable: tuple[str, ...] = ("*",)
-    seed: int = 0
+    batch: int
+    momentum: float
+    trainable: tuple[str, ...]
+    seed: int
 
     @classmethod
-    def of(cls, entries: dict[str, Any]) -> Recipe:
-        known = {field.name for field in fields(cls)}
-        chosen = {key: value for key, value in entries.items() if key in known}
-        return cls(**{**chosen, "trainable": tuple(entries["trainable"])})
-
-
-@dataclass(frozen=True)
-class Progress:
-    """`lost` is the share of non-zero updates that left their weight unchanged, over all steps so far."""
-
-    step: int
-    loss: float
-    lost: float
+    def read(cls, path: Path) -> Recipe:
+        words = tomllib.loads(path.read_text())
+        kind = (words["loss"], words["optimizer"], words["weight_decay"])
+        if kind != ("cross_entropy", "sgd", 0.0):
+            raise ValueError(f"{path}: cannot rehearse loss, optimizer and weight_decay {kind}")
+        return cls(words["lr"], words["batch"], words["momentum"], tuple(words["trainable"]), words["seed"])
 
 
 class Sgd:
-    """Plain SGD: v = momentum * v + g; w = w - lr * v, each stored as `rounding` says."""
+    """v = momentum * v + g; w = w - lr * v: every intermediate is rounded as the network is."""
 
     def __init__(self, network: TorchGraph, recipe: Recipe) -> None:
-        self.rounding = network.rounding
+        self.store = network.rounding
         self.recipe = recipe
         self.weights = {
             name: weight
-            for name, weight in network.trainable().items()
+            for name, weight in network.parameters.items()
             if any(fnmatchcase(name, pattern) for pattern in recipe.trainable)
         }
+        if not self.weights:
+            raise ValueError(f"no weight matches {recipe.trainable}")
         self.velocity = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         self.updates = self.lost = 0
 
-    def _store(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.half().float() if self.rounding is Rounding.FP16 else tensor
-
     @torch.no_grad()
-    def step(self) -> None:
-        lr = self._store(torch.tensor(self.recipe.lr))
+    def step(self, network: TorchGraph) -> None:
+        store = self.store
+        lr = store(torch.tensor(self.recipe.lr))
         for name, weight in self.weights.items():
-            gradient = self._store(weight.grad)
+            assert weight.grad is not None
+            velocity = store(weight.grad)
             if self.recipe.momentum:
-                kept = self._store(self.recipe.momentum * self.velocity[name])
-                gradient = self.velocity[name] = self._store(kept + gradient)
-            new = self._store(weight - self._store(lr * gradient))
-            moving = gradient != 0
-            self.updates += int(moving.sum())
-            self.lost += int((moving & (new == weight)).sum())
-            weight.copy_(new)
+                velocity = store(store(self.recipe.momentum * self.velocity[name]) + velocity)
+                self.velocity[name] = velocity
+            updated = store(weight - store(lr * velocity))
+            self.updates += int((velocity != 0).sum())
+            self.lost += int(((velocity != 0) & (updated == weight)).sum())
+            weight.copy_(updated)
+        for weight in network.parameters.values():
             weight.grad = None
 
 
 def batches(samples: Samples, batch: int, seed: int) -> Iterator[Samples]:
-    """Endless shuffled batches."""
+    """Endless batches, the samples in a new order on each pass."""
     rng = np.random.default_rng(seed)
     x, y = samples
+    per_pass = len(y) // batch
     while True:
-        order = rng.permutation(len(y))
-        for rows in order[: len(y) // batch * batch].reshape(-1, batch):
+        for rows in rng.permutation(len(y))[: per_pass * batch].reshape(per_pass, batch):
             yield x[rows], y[rows]
 
 
-def adapt(network: TorchGraph, samples: Samples, recipe: Recipe, steps: int) -> Iterator[Progress]:
-    """Trains in place; yields after every step."""
-    network.eval()
+def adapt(
+    model: onnx.ModelProto, sets: tuple[Samples, Samples], recipe: Recipe, rounding: Rounding, steps: int, every: int
+) -> tuple[list[float], float]:
+    """Accuracies on the second set after 0, `every`, 2 * `every`, ... steps on the first; share of lost updates."""
+    network = TorchGraph(fold_batch_norm(model), rounding)
     optimizer = Sgd(network, recipe)
-    source = batches(samples, recipe.batch, recipe.seed)
+    source = batches(sets[0], recipe.batch, recipe.seed)
+    accuracies = [network.accuracy(*sets[1])]
     for step in range(1, steps + 1):
         x, y = next(source)
-        loss = F.cross_entropy(network(torch.from_numpy(x)), torch.from_numpy(y))
-        loss.backward()
-        optimizer.step()
-        yield Progress(step, loss.item(), optimizer.lost / max(optimizer.updates, 1))
+        loss = F.cross_entropy(network.logits(torch.from_numpy(x)), torch.from_numpy(y))
+        torch.autograd.backward(loss)
+        optimizer.step(network)
+        if step % every == 0:
+            accuracies.append(network.accuracy(*sets[1]))
+    return accuracies, optimizer.lost / max(optimizer.updates, 1)
 
 
 def load(path: Path) -> Samples:
@@ -113,23 +115,41 @@ def load(path: Path) -> Samples:
         return arrays["x"].astype(np.float32), arrays["y"].astype(np.int64)
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("example", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--steps", type=int, default=500)
-    arguments = parser.parse_args()
+    parser.add_argument("--every", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=5, help="how many orders of the samples")
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--trainable", action="append", metavar="PATTERN")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
     torch.set_num_threads(1)
-    recipe = Recipe.of(tomllib.loads(arguments.recipe.read_text()))
-    adaptation, evaluation = (load(arguments.data / f"{name}.npz") for name in ("adapt", "eval"))
+    recipe = Recipe.read(arguments.example / "recipe.toml")
+    recipe = replace(
+        recipe,
+        lr=arguments.lr or recipe.lr,
+        batch=arguments.batch or recipe.batch,
+        trainable=tuple(arguments.trainable or recipe.trainable),
+    )
+    model = onnx.load(arguments.example / "model.onnx")
+    sets = load(arguments.data / "adapt.npz"), load(arguments.data / "eval.npz")
+    print(f"{recipe}\n{len(sets[0][1])} samples to adapt, {len(sets[1][1])} to evaluate")
     for rounding in Rounding:
-        network = TorchGraph(fold_batch_norm(onnx.load(arguments.model)), rounding)
-        print(f"{rounding.value}: step 0: accuracy {network.accuracy(*evaluation):.3f}")
-        for now in adapt(network, adaptation, recipe, arguments.steps):
-            if now.step % 50 == 0:
-                accuracy = network.accuracy(*evaluation)
-                print(f"{rounding.value}: step {now.step}: accuracy {accuracy:.3f}, lost {now.lost:.1%}")
+        seeds = range(recipe.seed, recipe.seed + arguments.seeds)
+        runs = [
+            adapt(model, sets, replace(recipe, seed=seed), rounding, arguments.steps, arguments.every) for seed in seeds
+        ]
+        for index, found in enumerate(zip(*(run[0] for run in runs), strict=True)):
+            spread = f"{np.mean(found):6.1%}  ({min(found):.1%} to {max(found):.1%})"
+            print(f"{rounding.value:8}  step {index * arguments.every:4}  {spread}")
+        print(f"{rounding.value:8}  updates lost {np.mean([run[1] for run in runs]):.0%}")
 
 
 if __name__ == "__main__":

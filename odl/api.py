@@ -8,22 +8,23 @@ export(run, "tuned.onnx")
 
 from __future__ import annotations
 
+import os
 import tempfile
+import zipfile
 from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from odl import memory, memory_check
 from odl.codegen import model_id
 from odl.compare import Device, Progress, Reference, Verdict
 from odl.compare import verify as compare
 from odl.data import Data, load_data
-from odl.errors import FitError
+from odl.errors import FitError, UsageError
 from odl.export import export_model
 from odl.frontend import Model, load_model
 from odl.graph import Graph, Role
@@ -35,7 +36,7 @@ from odl.project import MARKER, note_origins, read_origins, write_project
 from odl.recipe import Recipe
 from odl.schedule import schedule
 from odl.staging import staged
-from odl.targets import DEFAULT, Target, find_target, machine_for, simulator_for
+from odl.targets import DEFAULT, Memory, Target, find_target, machine_for, simulator_for
 from odl.toolchain import BuildResult, compile_project, find_toolchain
 from odl.training import INFER, Training, build_training
 from odl.types import Array
@@ -59,6 +60,11 @@ class Compiled:
     graphs: tuple[Graph, ...]
     plan: Plan
     program: Program
+
+    @property
+    def title(self) -> str:
+        """What comments call the model."""
+        return self.model.proto.graph.name or self.model.path.stem
 
 
 @dataclass(frozen=True)
@@ -86,11 +92,12 @@ def compile_model(path: str | Path, recipe: Recipe | None = None, target: str = 
     placed = memory.plan(graphs)
     problems = memory_check.check(graphs, placed)
     assert not problems, "\n".join(problems)
-    _require_fit(placed, machine)
+    require_fit(placed, machine)
     return Compiled(model, recipe, machine, training, graphs, placed, lower(graphs, placed))
 
 
-def _require_fit(placed: Plan, target: Target) -> None:
+def require_fit(placed: Plan, target: Target) -> None:
+    """Raises FitError `does-not-fit` unless arena and stack fit the target's RAM."""
     needed, available = placed.n_bytes[ARENA] + target.stack_bytes, target.ram_bytes
     if needed > available:
         raise FitError(
@@ -100,6 +107,12 @@ def _require_fit(placed: Plan, target: Target) -> None:
         )  # fmt: skip
 
 
+def with_ram(compiled: Compiled, n_bytes: int) -> Compiled:
+    """The same program for a chip with `n_bytes` of RAM, which may be too little: see `require_fit`."""
+    others = tuple(memory for memory in compiled.target.memories if memory.name != "ram")
+    return replace(compiled, target=replace(compiled.target, memories=(*others, Memory("ram", n_bytes))))
+
+
 def open_folder(folder: str | Path) -> Compiled:
     """Compile again what a project or run folder was made from."""
     origins, _ = read_origins(Path(folder))
@@ -107,11 +120,14 @@ def open_folder(folder: str | Path) -> Compiled:
 
 
 def build(compiled: Compiled, folder: str | Path) -> BuildResult:
-    """Write the C project and compile its runner. Raises UsageError or ToolError."""
+    """Write the C project and compile its runner. Raises UsageError, FitError or ToolError."""
     path = Path(folder)
+    require_fit(compiled.plan, compiled.target)
     toolchain = find_toolchain(compiled.target)
-    write_project(path, compiled.model, compiled.program, compiled.training, compiled.target)
-    return compile_project(path, compiled.target, toolchain)
+    with staged(path, MARKER) as inside:
+        write_project(inside, compiled.title, compiled.program, compiled.training, compiled.target)
+        note_origins(inside, compiled.model, compiled.recipe, compiled.target.name)
+    return compile_project(path, compiled.target, toolchain, defines={"ODL_RAM_BYTES": compiled.target.ram_bytes})
 
 
 def verify(
@@ -192,6 +208,16 @@ def evaluate(
     return {"samples": len(loaded), "mean_squared_error": float((wide * wide).mean())}
 
 
+def require_writable(folder: str | Path) -> None:
+    """Raises what `build` and `save_run` would raise about `folder`, before the work is done. Leaves nothing behind."""
+
+    class Enough(Exception):  # noqa: N818  not an error: it keeps the staged folder from taking its place
+        pass
+
+    with suppress(Enough), staged(Path(folder), MARKER):
+        raise Enough
+
+
 def save_run(run: Run, folder: str | Path, **more: object) -> None:
     """Write a run folder: odl.json with the results, the model, and the trained weights."""
     with staged(Path(folder), MARKER) as inside:
@@ -202,19 +228,38 @@ def save_run(run: Run, folder: str | Path, **more: object) -> None:
 
 
 def load_weights(folder: str | Path, compiled: Compiled) -> dict[str, Array]:
-    """The trained weights of a run folder, by name."""
-    names = _arena_names(compiled)
-    with np.load(Path(folder) / WEIGHTS) as archive:
-        return {name: archive[f"w{i}"] for i, name in enumerate(names)}
+    """The trained weights of a run folder, by name. Raises UsageError `not-a-run`."""
+    path, found = Path(folder) / WEIGHTS, {}
+    try:
+        with np.load(path) as archive:
+            for i, name in enumerate(_arena_names(compiled)):
+                found[name] = archive[f"w{i}"]
+                type_ = compiled.program.resident(name).buffer.type
+                if (found[name].shape, found[name].dtype) != (type_.shape, type_.dtype.numpy):
+                    raise ValueError(f"'{name}' is not {type_}")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            "not-a-run", str(path), f"holds no usable weights: {error}", "make it by odl run -o"
+        ) from error
+    return found
 
 
 def export(compiled: Compiled, weights: Mapping[str, Array], path: str | Path) -> None:
-    """Write the original model with its trained weights."""
+    """Write the original model with its trained weights, whole or not at all. Raises UsageError `file-unwritable`."""
     trained = {
         name: value for name, value in weights.items()
         if compiled.program.resident(name).tensor.role is Role.WEIGHT
     }  # fmt: skip
-    onnx.save(export_model(compiled.model, trained), path)
+    model, path = export_model(compiled.model, trained).SerializeToString(), Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_bytes(model)
+        part.replace(path)
+    except OSError as error:
+        raise UsageError("file-unwritable", str(path), str(error.strerror), "choose another file") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 
 def _device(compiled: Compiled, on: str, stack: ExitStack, *, trace: bool, timeout_s: float) -> Device:
@@ -223,7 +268,7 @@ def _device(compiled: Compiled, on: str, stack: ExitStack, *, trace: bool, timeo
     toolchain = find_toolchain(machine)
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="odl-")))
     folder = scratch / "project"
-    write_project(folder, compiled.model, compiled.program, compiled.training, machine)
+    write_project(folder, compiled.title, compiled.program, compiled.training, machine)
     result = compile_project(folder, machine, toolchain, trace=trace)
     return Device(simulator_for(machine), result.elf, timeout_s)
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 
-# C's keywords, and the names that odl_model.c itself uses.
+# C's keywords, those of C23 too, the names that odl_model.c itself uses, and the types of stdint.h and stddef.h.
 # fmt: off
 _RESERVED = frozenset({
     "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern",
     "float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed",
     "sizeof", "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "asm",
-    "typeof", "arena", "sample", "label", "target", "loss", "output", "train_step", "apply_batch", "infer", "main",
+    "typeof", "bool", "true", "false", "nullptr", "constexpr", "alignas", "alignof", "thread_local", "static_assert",
+    "typeof_unqual", "offsetof",
+    "arena", "sample", "label", "target", "loss", "output", "train_step", "apply_batch", "infer", "main", "from", "to",
+    "at", "i", "index",
+    *(f"{sign}int{form}{bits}_t" for sign in ("", "u") for form in ("", "_least", "_fast") for bits in (8, 16, 32, 64)),
+    "intptr_t", "uintptr_t", "intmax_t", "uintmax_t", "size_t", "ptrdiff_t", "wchar_t", "max_align_t",
 })
 # fmt: on
 _LONGEST = 48
@@ -45,9 +50,9 @@ def identifier(name: str) -> str:
 
 
 def comment(text: str) -> str:
-    """`text` on one line, unable to end a C comment."""
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return printable.replace("*/", "*_/").replace("/*", "/_*").replace("\\", "/")[:200]
+    """`text` on one line, unable to end a C comment, to begin another one, or to splice lines."""
+    printable = "".join(character if character.isprintable() and character != "\\" else "_" for character in text)
+    return printable.replace("*/", "*_/").replace("/*", "/_*").replace("??", "?_")[:200]
 
 
 def string(text: str) -> str:

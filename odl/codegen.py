@@ -15,7 +15,7 @@ import numpy as np
 
 from odl import cnames
 from odl.fp16 import bits
-from odl.graph import Kernel, Phase
+from odl.graph import Kernel, Phase, fresh
 from odl.program import ARENA, FLASH, Buffer, Call, Program, Resident
 from odl.share import share
 from odl.training import APPLY, INFER, STEP, Training
@@ -67,6 +67,7 @@ class Printer:
     title: str
     _structs: dict[tuple[str, tuple[tuple[str, Any], ...]], str] = field(default_factory=dict)
     _names: cnames.Names = field(default_factory=cnames.Names)
+    _constants: set[str] = field(default_factory=set)
 
     def files(self) -> dict[str, str]:
         """Relative path -> text."""
@@ -184,7 +185,9 @@ class Printer:
     def _struct(self, call: Call, kernel: Kernel) -> str:
         key = (kernel.struct, tuple(kernel.scalars.items()))
         if key not in self._structs:
-            self._structs[key] = self._names[f"{call.layer}_{kernel.struct.removeprefix('odl_')}"]
+            base = f"{call.layer}_{kernel.struct.removeprefix('odl_')}"
+            self._structs[key] = self._names[fresh(base, self._constants)]
+            self._constants.add(fresh(base, self._constants))
         return self._structs[key]
 
     def _widest_pixel(self) -> int:

@@ -88,7 +88,7 @@ class Elf:
 def read_elf(path: Path) -> Elf:
     """Reads a little-endian ELF file of either class. Raises ToolError `not-an-elf`."""
     image = path.read_bytes()
-    if image[:4] != b"\x7fELF" or image[4] not in _CLASSES or image[5] != 1:
+    if image[:4] != b"\x7fELF" or len(image) < 6 or image[4] not in _CLASSES or image[5] != 1:
         raise ToolError("not-an-elf", str(path), "the compiler did not make a little-endian ELF file")
     layout = _CLASSES[image[4]]
     try:

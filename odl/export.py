@@ -8,26 +8,49 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from odl.errors import ModelError, Problem
 from odl.frontend import Model
 from odl.types import Array
 
+_DATA_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data", "raw_data")
+
 
 def export_model(model: Model, weights: Mapping[str, Array]) -> onnx.ModelProto:
-    """The original model with the initializers of `weights` (stored binary16, by name) replaced.
+    """The original model with what training changed in `weights` (stored binary16, by name) put into its initializers.
 
-    Names, order, opset and metadata stay; so does every initializer that is not in `weights`, to the last bit. A
-    folded BatchNormalization is unfolded. External data comes back inside the file.
+    Every element whose binary16 number is still the first one keeps its original bits, and with it whatever binary16
+    lost; so do all other initializers, names, order, opset, metadata and comments. A folded BatchNormalization is
+    unfolded. External data comes back inside the file. Raises ModelError `weight-not-finite` for weights that training
+    drove out of range.
     """
+    trained: dict[str, Array] = {}
+    problems = []
+    for name, stored in weights.items():
+        tensor = model.graph.persistent[name]
+        assert tensor.origin is not None, f"'{name}' has no initializer to go back to"
+        with np.errstate(all="ignore"):
+            trained[name] = tensor.origin.restore(stored)
+        if not np.isfinite(trained[name]).all():
+            problems.append(Problem("weight-not-finite", name, "holds NaN or infinity", "train with a lower --lr"))
+    if problems:
+        raise ModelError.of(problems)
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    trained: dict[str, Array] = {}
-    for name, stored in weights.items():
-        origin = model.graph.persistent[name].origin
-        assert origin is not None, f"'{name}' has no initializer to go back to"
-        trained[origin.initializer] = origin.restore(stored)
     for initializer in proto.graph.initializer:
         if initializer.name in trained:
-            old = numpy_helper.to_array(initializer)
-            new = trained[initializer.name].reshape(old.shape).astype(old.dtype)
-            initializer.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(new), initializer.name))
+            tensor = model.graph.persistent[initializer.name]
+            assert tensor.origin is not None
+            changed = trained[initializer.name] != tensor.origin.restore(tensor.initial)
+            _write(initializer, trained[initializer.name], changed)
     return proto
+
+
+def _write(initializer: onnx.TensorProto, values: Array, changed: Array) -> None:
+    """Replace the elements of an initializer that are `changed`, and nothing else of it."""
+    if not changed.any():
+        return
+    old = numpy_helper.to_array(initializer)
+    new = np.where(changed, values, old).astype(old.dtype)
+    for field in _DATA_FIELDS:
+        initializer.ClearField(field)
+    initializer.raw_data = numpy_helper.from_array(new).raw_data

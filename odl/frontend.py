@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx.inliner
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 import odl.ops  # noqa: F401  fills the registry
 from odl.errors import ModelError, OdlError, Problem
 from odl.folding import fold_batch_normalization
-from odl.graph import Graph, prune
+from odl.graph import Graph, fresh, prune
+from odl.model_file import ONNX_DOMAINS, check, dims_text, first_line, flatten, inferred_shapes, read_model
 from odl.ops._importer import BATCH_HINT, IMPORTS, Importer, OnnxNode, stored_shape
+from odl.ops._windows import Window
 from odl.types import Array, Shape, TensorType
 
-OLDEST_OPSET = 13
-NEWEST_OPSET = 26
+# Offsets of elements, up to four bytes each, are computed in 32 bits.
+MOST_ELEMS = 1 << 29
+
+# Operators whose constants are bounds or fillings, where an infinity is in its place.
+_UNBOUNDED = ("Clip", "Pad")
+
+# What to use instead, for operators that people ask for.
+_NEAREST = {
+    **dict.fromkeys(("Elu", "Selu", "Celu", "Gelu", "Mish", "Softplus", "Swish", "HardSwish"), "Relu or LeakyRelu"),
+    **dict.fromkeys(("HardSigmoid", "ThresholdedRelu"), "Clip"),
+    **dict.fromkeys(("If", "Loop", "Scan"), "a graph without control flow: unroll it, or export one branch"),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), "unrolled Gemm, Sigmoid and Tanh"),
+    **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization"), "BatchNormalization"),
+    **dict.fromkeys(("Shape", "Gather", "Cast", "Slice", "ConstantOfShape", "Expand"), "a model simplified by onnxsim"),
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear", "QLinearConv"), "the model before quantization"),
+    "ConvTranspose": "Conv", "Div": "Mul by the reciprocal", "Pow": "Mul", "PRelu": "LeakyRelu",
+    "ReduceSum": "ReduceMean",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,78 +56,189 @@ class Model:
 
 def load_model(path: Path) -> Model:
     """Read, check and import an ONNX file; raises ModelError with every problem that was found."""
-    proto = _read(path)
-    _check_header(proto, path)
-    inlined = onnx.inliner.inline_local_functions(proto) if proto.functions else proto
-    graph = inlined.graph
-    constants = {tensor.name: numpy_helper.to_array(tensor, str(path.parent)) for tensor in graph.initializer}
-    _check_constants(constants)
-    nodes = [_node(node, index) for index, node in enumerate(graph.node)]
-    imported, vanished = _import(graph, nodes, constants)
-    return Model(path, proto, imported, vanished)
+    proto = read_model(path)
+    flat = flatten(proto)
+    problems = [*_interface_problems(flat.graph), *_unsupported(flat)]
+    if problems:
+        raise ModelError.of(problems)
+    check(flat)
+    constants = {tensor.name: _array(tensor, f"initializer '{tensor.name}'") for tensor in flat.graph.initializer}
+    nodes = _settled(_nodes(flat.graph), constants)
+    _check_constants(nodes, constants)
+    graph, vanished = _import(flat.graph, nodes, constants)
+    return Model(path, proto, graph, vanished)
 
 
-def _read(path: Path) -> onnx.ModelProto:
-    if not path.exists():
-        raise ModelError("file-missing", str(path), "there is no such file")
-    if not path.is_file():
-        raise ModelError("not-a-file", str(path), "this is a directory, not an ONNX file")
-    try:
-        proto = onnx.load(path, load_external_data=True)
-    except (DecodeError, ValueError, OSError) as error:
-        raise ModelError("file-unreadable", str(path), f"ONNX cannot read it: {error}") from error
-    if not proto.graph.node:
-        raise ModelError("empty-graph", str(path), "the file holds no graph with nodes")
-    return proto
+# --- before the import: what can be told from the file alone ----------------------------------------------------------
 
 
-def _check_header(proto: onnx.ModelProto, path: Path) -> None:
-    versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
-    if not versions or not OLDEST_OPSET <= versions[0] <= NEWEST_OPSET:
-        raise ModelError(
-            "opset", str(path), f"opset {versions[0] if versions else 'missing'}, not {OLDEST_OPSET} .. {NEWEST_OPSET}",
-            "convert it with onnx.version_converter",
-        )  # fmt: skip
-    try:
-        onnx.checker.check_model(proto, full_check=False)
-    except onnx.checker.ValidationError as error:
-        raise ModelError("onnx-checker", str(path), str(error).strip().splitlines()[0]) from error
+def _interface_problems(graph: onnx.GraphProto) -> Iterator[Problem]:
+    """One float32 input of static shape, one output, which something other than the input alone decides."""
+    sources = _sources(graph)
+    for what, values in (("input", sources), ("output", list(graph.output))):
+        if len(values) != 1:
+            names = ", ".join(value.name for value in values) or "none"
+            yield Problem(f"one-{what}", "graph", f"the model must have one {what}, it has {len(values)}: {names}")
+    if len(sources) == 1:
+        yield from _input_problems(sources[0])
+    given = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    for output in graph.output:
+        if output.name in given:
+            yield Problem(
+                "empty-graph", f"output '{output.name}'", "the output is an input or a constant; no node computes it"
+            )
 
 
-def _check_constants(constants: dict[str, Array]) -> None:
+def _sources(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that are no initializers."""
+    initializers = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in initializers]
+
+
+def _input_problems(value: onnx.ValueInfoProto) -> Iterator[Problem]:
+    where, tensor = f"input '{value.name}'", value.type.tensor_type
+    if tensor.elem_type != onnx.TensorProto.FLOAT:
+        yield Problem("input-type", where, "must be float32", "odl casts data to binary16 itself")
+        return
+    shape = _shape(value)
+    if not tensor.HasField("shape") or any(size <= 0 for size in shape):
+        text = dims_text(tensor.shape) if tensor.HasField("shape") else "unknown"
+        yield Problem("dynamic-shape", where, f"shape {text} is not static and positive", BATCH_HINT)
+    elif len(shape) < 2 or len(shape) > 4 or shape[0] != 1:
+        yield Problem("input-shape", where, f"shape {shape} is not one sample of rank 2 to 4", BATCH_HINT)
+
+
+def _shape(value: onnx.ValueInfoProto) -> Shape:
+    return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+
+
+def _unsupported(flat: onnx.ModelProto) -> list[Problem]:
+    """Every node whose operator has no import rule, with the shapes that it reads."""
     problems = []
-    for name, array in constants.items():
+    shapes: dict[str, str] | None = None
+    for index, node in enumerate(flat.graph.node):
+        op_type = _op_type(node)
+        if op_type in IMPORTS or op_type == "Constant":
+            continue
+        shapes = inferred_shapes(flat) if shapes is None else shapes
+        seen = " and ".join(shapes.get(name, "an unknown shape") for name in node.input if name) or "no inputs"
+        nearest = f"try {_NEAREST[op_type]}; " if op_type in _NEAREST else ""
+        problems.append(
+            Problem(
+                "unsupported-operator", f"{op_type} '{node.name or index}'", f"is not supported (it reads {seen})",
+                f"{nearest}supported: {', '.join(sorted(IMPORTS))}",
+            )
+        )  # fmt: skip
+    return problems
+
+
+def _op_type(node: onnx.NodeProto) -> str:
+    return node.op_type if node.domain in ONNX_DOMAINS else f"{node.domain}.{node.op_type}"
+
+
+# --- from protobuf to plain values ------------------------------------------------------------------------------------
+
+
+def _array(tensor: onnx.TensorProto, where: str) -> Array:
+    try:
+        array: Array = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError("tensor-malformed", where, first_line(error)) from error
+    return array
+
+
+def _nodes(graph: onnx.GraphProto) -> list[OnnxNode]:
+    """The nodes under unique names: their own, or else their operator and place in the file."""
+    named = {node.name for node in graph.node}
+    seen: set[str] = set()
+    nodes = []
+    for index, node in enumerate(graph.node):
+        name = node.name
+        if not name or name in seen:
+            name = fresh(name or f"{node.op_type}_{index}", named)
+        named.add(name)
+        seen.add(name)
+        nodes.append(OnnxNode(_op_type(node), name, tuple(node.input), tuple(node.output), _attributes(node)))
+    return nodes
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    attributes: dict[str, Any] = {}
+    for attribute in node.attribute:
+        try:
+            value = onnx.helper.get_attribute_value(attribute)
+        except ValueError as error:
+            raise ModelError("attribute-malformed", f"{node.op_type} '{node.name}'", first_line(error)) from error
+        attributes[attribute.name] = value.decode(errors="replace") if isinstance(value, bytes) else value
+    return attributes
+
+
+def _settled(nodes: Iterable[OnnxNode], constants: dict[str, Array]) -> list[OnnxNode]:
+    """The nodes that compute: Constant nodes move to `constants`, and an Identity of a constant is that constant.
+
+    So a weight stays an initializer that can be trained where an exporter shares it through Identity nodes.
+    """
+    same: dict[str, str] = {}
+    kept = []
+    for node in nodes:
+        inputs = tuple(same.get(name, name) for name in node.inputs)
+        if node.op_type == "Constant":
+            constants[node.outputs[0]] = _constant(node)
+        elif node.op_type == "Identity" and inputs[0] in constants:
+            same[node.outputs[0]] = inputs[0]
+        else:
+            kept.append(replace(node, inputs=inputs))
+    return kept
+
+
+def _constant(node: OnnxNode) -> Array:
+    where = f"Constant '{node.name}'"
+    ((kind, value),) = node.attributes.items()
+    if kind == "value":
+        return _array(value, where)
+    if kind in ("value_float", "value_floats", "value_int", "value_ints"):
+        return np.array(value, np.float32 if "float" in kind else np.int64)
+    raise ModelError("unsupported-attribute", where, f"{kind} is not supported", "store it as a tensor")
+
+
+def _check_constants(nodes: Iterable[OnnxNode], constants: Mapping[str, Array]) -> None:
+    """Refuse NaN and infinity in constants that are computed with, and constants without elements."""
+    used = dict.fromkeys(name for node in nodes if node.op_type not in _UNBOUNDED for name in node.inputs)
+    problems = []
+    for name, array in ((name, constants[name]) for name in used if name in constants):
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             problems.append(Problem("weight-not-finite", f"initializer '{name}'", "holds NaN or infinity"))
+        if array.dtype.kind == "f" and array.size == 0:
+            problems.append(Problem("empty-weight", f"initializer '{name}'", f"shape {array.shape} holds no elements"))
     if problems:
         raise ModelError.of(problems)
 
 
-def _node(node: onnx.NodeProto, index: int) -> OnnxNode:
-    attributes: dict[str, Any] = {}
-    for attribute in node.attribute:
-        value = onnx.helper.get_attribute_value(attribute)
-        attributes[attribute.name] = value.decode() if isinstance(value, bytes) else value
-    name = node.name or f"{node.op_type}_{index}"
-    op_type = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-    return OnnxNode(op_type, name, tuple(node.input), tuple(node.output), attributes)
+# --- the import -------------------------------------------------------------------------------------------------------
 
 
 def _import(
     graph: onnx.GraphProto, nodes: Sequence[OnnxNode], constants: dict[str, Array]
 ) -> tuple[Graph, dict[str, int]]:
-    (source,) = _data_inputs(graph)
-    shape = _static_shape(source)
-    nodes, affine = fold_batch_normalization(nodes, constants, {output.name for output in graph.output})
-    importer = Importer(constants, (tensor.name for tensor in graph.initializer), affine)
-    value = importer.build.input(source.name, TensorType(stored_shape(shape)))
-    importer.bind(source.name, value, shape)
+    (source,), (output,) = _sources(graph), graph.output
+    nodes, affine = fold_batch_normalization(nodes, constants, {output.name})
+    initializers = [tensor.name for tensor in graph.initializer]
+    importer = Importer(constants, initializers, affine)
+    # No value that an operator names may take the name of an initializer that is read later.
+    importer.build.types.update((name, TensorType(())) for name in initializers)
+    shape = _shape(source)
+    importer.bind(source.name, importer.build.input(source.name, TensorType(stored_shape(shape))), shape)
     _run_rules(importer, nodes)
-    (output,) = _one(graph.output, "output")
+    if not any(output.name in node.outputs for node in nodes) or importer.is_constant(output.name):
+        raise ModelError("constant-output", f"output '{output.name}'", "it does not depend on the input")
     result = importer.value(output.name)
     if result in importer.build.inputs:
         raise ModelError("empty-graph", f"output '{output.name}'", "the output is the input")
-    return prune(importer.build.graph("model", (result,))), _vanished(importer)
+    model = prune(importer.build.graph("model", (result,)))
+    if not any(source.name in node.inputs for node in model.nodes):
+        raise ModelError("constant-output", f"output '{output.name}'", "it does not depend on the input")
+    _check_sizes(model)
+    return _without_lost_origins(model), _vanished(model, constants)
 
 
 def _run_rules(importer: Importer, nodes: Iterable[OnnxNode]) -> None:
@@ -120,12 +248,9 @@ def _run_rules(importer: Importer, nodes: Iterable[OnnxNode]) -> None:
     for node in nodes:
         importer.node = node
         importer.build.layer = node.name
-        known = IMPORTS.get(node.op_type)
-        if known is None:
-            problems.append(_unsupported(node))
-        elif not spoiled.intersection(node.inputs):
+        if not spoiled.intersection(node.inputs):
             try:
-                known.rule(importer, node)
+                IMPORTS[node.op_type].rule(importer, node)
                 continue
             except OdlError as error:
                 problems.extend(error.problems)
@@ -134,44 +259,37 @@ def _run_rules(importer: Importer, nodes: Iterable[OnnxNode]) -> None:
         raise ModelError.of(problems)
 
 
-def _unsupported(node: OnnxNode) -> Problem:
-    return Problem(
-        "unsupported-operator", f"{node.op_type} '{node.name}'", "this operator is not supported",
-        f"supported: {', '.join(sorted(IMPORTS))}",
-    )  # fmt: skip
+def _check_sizes(model: Graph) -> None:
+    """Refuse tensors, and windows over padded images, whose elements cannot be counted in 32 bits."""
+    problems = [
+        Problem("tensor-too-large", name, f"{type_} has more than 2^29 elements")
+        for name, type_ in model.types.items() if type_.n_elems > MOST_ELEMS
+    ]  # fmt: skip
+    for node in model.nodes:
+        for window in (value for f in fields(node.op) if isinstance(value := getattr(node.op, f.name), Window)):
+            _, height, width, channels = model.types[node.inputs[0]].shape
+            top, left, bottom, right = window.pads
+            padded = (top + height + bottom, left + width + right, channels)
+            if prod(padded) > MOST_ELEMS or max(window.stride) > MOST_ELEMS:
+                problems.append(Problem("tensor-too-large", node.layer, f"its padded input is {padded}"))
+    if problems:
+        raise ModelError.of(problems)
 
 
-def _data_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    initializers = {tensor.name for tensor in graph.initializer}
-    return _one([value for value in graph.input if value.name not in initializers], "input")
+def _without_lost_origins(model: Graph) -> Graph:
+    """The graph in which a weight that is scaled by zero, and so could not go back into the file, is not trained."""
+    held = {
+        name: replace(tensor, origin=None) if tensor.origin and not np.all(tensor.origin.scale) else tensor
+        for name, tensor in model.persistent.items()
+    }
+    return replace(model, persistent=held)
 
 
-def _one(values: Iterable[onnx.ValueInfoProto], what: str) -> list[onnx.ValueInfoProto]:
-    found = list(values)
-    if len(found) != 1:
-        names = ", ".join(value.name for value in found) or "none"
-        raise ModelError("one-" + what, "graph", f"the model must have one {what}, it has {len(found)}: {names}")
-    return found
-
-
-def _static_shape(value: onnx.ValueInfoProto) -> Shape:
-    where, tensor = f"input '{value.name}'", value.type.tensor_type
-    if tensor.elem_type != onnx.TensorProto.FLOAT:
-        raise ModelError("input-type", where, "must be float32", "odl casts data to binary16 itself")
-    shape = tuple(dim.dim_value for dim in tensor.shape.dim)
-    if not tensor.HasField("shape") or any(size <= 0 for size in shape):
-        text = "x".join(dim.dim_param or str(dim.dim_value) for dim in tensor.shape.dim)
-        raise ModelError("dynamic-shape", where, f"shape {text or 'unknown'} is not static and positive", BATCH_HINT)
-    if len(shape) < 2 or len(shape) > 4 or shape[0] != 1:
-        raise ModelError("input-shape", where, f"shape {shape} is not one sample of rank 2 to 4", BATCH_HINT)
-    return shape
-
-
-def _vanished(importer: Importer) -> dict[str, int]:
+def _vanished(model: Graph, constants: Mapping[str, Array]) -> dict[str, int]:
     found = {}
-    for name, tensor in importer.build.persistent.items():
+    for name, tensor in model.persistent.items():
         if tensor.origin is not None:
-            exact = tensor.origin.store(importer.constants[name])
+            exact = tensor.origin.store(constants[name])
             count = int(((exact != 0).ravel() & (tensor.initial == 0).ravel()).sum())
             if count:
                 found[name] = count

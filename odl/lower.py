@@ -42,7 +42,7 @@ def _states(graph: Graph) -> dict[str, str]:
     """Value -> the persistent tensor that it is a state of."""
     held = {name: name for name in graph.persistent}
     for node in graph.nodes:
-        for out, into in node.op.overwrites:
+        for out, into in ((0, 0),) if node.op.view else node.op.overwrites:
             if out < len(node.outputs) and node.inputs[into] in held:
                 held[node.outputs[out]] = held[node.inputs[into]]
     return held

@@ -118,7 +118,7 @@ def blocks(graph: Graph) -> tuple[Block, ...]:
             block_of[value] = value if root[value] == value else block_of[root[value]]
             first.setdefault(block_of[value], position)
         dying = {block_of[value] for value in node.inputs if last[block_of[value]] == position} - fixed
-        for value, block in reused(graph, node, block_of, dying.__contains__).items():
+        for value, block in taken(offers(graph, node, block_of), dying.__contains__).items():
             block_of[value] = block
             last[block] = last[value]
     strays = [name for name, value in graph.carries.items() if block_of[value] != name]
@@ -151,24 +151,31 @@ def present(node: Node, pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int
     return [(output, source) for output, source in pairs if output < len(node.outputs) and source < len(node.inputs)]
 
 
-def reused(graph: Graph, node: Node, block_of: Mapping[str, str], dies: Callable[[str], bool]) -> Mapping[str, str]:
-    """Output -> the block of an input whose bytes it takes over: the first pair of `in_place` that applies.
+def offers(graph: Graph, node: Node, block_of: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The (output, block) pairs such that the output may take over the block's bytes, should the block die at `node`.
 
-    The block must die at this node, have the output's size, and be read through declared inputs alone. An output takes
-    bytes only if it begins a block of its own, and only bytes that hold no other output.
+    In the order of `in_place`. The output must begin a block of its own, of the same size; no output may lie in the
+    other block, nor may the node read that through an input that `in_place` does not declare.
     """
-    taken: dict[str, str] = {}
     busy = {block_of[value] for value in node.outputs}
+    found = []
     for at, source in present(node, node.op.in_place):
         output, block = node.outputs[at], block_of[node.inputs[source]]
-        if output in taken or block_of[output] != output or block in busy or not dies(block):
-            continue
-        readers = (index for index, value in enumerate(node.inputs) if block_of[value] == block)
+        readers = [index for index, value in enumerate(node.inputs) if block_of[value] == block]
         declared = all((at, index) in node.op.in_place for index in readers)
-        if declared and graph.types[output].n_bytes == graph.types[block].n_bytes:
-            taken[output] = block
-            busy.add(block)
-    return taken
+        same_size = graph.types[output].n_bytes == graph.types[block].n_bytes
+        if block_of[output] == output and block not in busy and declared and same_size:
+            found.append((output, block))
+    return found
+
+
+def taken(offered: Sequence[tuple[str, str]], dies: Callable[[str], bool]) -> dict[str, str]:
+    """Output -> the dying block that it takes over: the first offers that do not contend for either."""
+    found: dict[str, str] = {}
+    for output, block in offered:
+        if output not in found and block not in found.values() and dies(block):
+            found[output] = block
+    return found
 
 
 def _last_uses(graph: Graph, root: Mapping[str, str]) -> dict[str, int]:

@@ -17,7 +17,6 @@ from odl.frontend import Model
 from odl.program import Program
 from odl.recipe import Recipe
 from odl.share import share
-from odl.staging import staged
 from odl.targets import Target
 from odl.toolchain import project_variables
 from odl.training import Training
@@ -37,21 +36,14 @@ class Origins:
     model: Path
 
 
-def write_project(folder: Path, model: Model, program: Program, training: Training, target: Target) -> None:
-    """Write the whole project for `target` to `folder`; the same input gives the same bytes.
-
-    Raises UsageError `foreign-folder` or `folder-unwritable`.
-    """
-    with staged(folder, MARKER) as inside:
-        title = model.proto.graph.name or model.path.stem
-        write_sources(inside, program, training, title)
-        for name, source in (("runner", "runner"), ("port", f"port/{target.port}")):
-            shutil.copytree(share("firmware") / source, inside / name)
-        variables = project_variables(target)
-        for name in ("Makefile", "CMakeLists.txt"):
-            text = environment().get_template(f"project/{name}.j2").render(variables)
-            (inside / name).write_text(text)
-        note_origins(inside, model, training.recipe, target.name)
+def write_project(folder: Path, title: str, program: Program, training: Training, target: Target) -> None:
+    """Write the C project of `program` for `target` into an empty folder; the same input gives the same bytes."""
+    write_sources(folder, program, training, title)
+    for name, source in (("runner", "runner"), ("port", f"port/{target.port}")):
+        shutil.copytree(share("firmware") / source, folder / name)
+    for name in ("Makefile", "CMakeLists.txt"):
+        text = environment().get_template(f"project/{name}.j2").render(project_variables(target))
+        (folder / name).write_text(text)
 
 
 def note_origins(folder: Path, model: Model, recipe: Recipe, target: str, **more: Any) -> None:

@@ -9,18 +9,16 @@ never more than if it ran later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from heapq import heappop, heappush, nsmallest
 
 from odl.graph import Graph
-from odl.memory import live_bytes, present, reused, roots
+from odl.memory import live_bytes, offers, present, roots, taken
 
-_BEAM_NODES = 2000  # beyond this, no beam search
-_BEAM_WIDTH = 64  # states kept of one length
-_BEAM_STATES = 20_000  # states kept of all lengths
-_BEAM_CHOICES = 16  # ready nodes tried from one state
+_SEARCH_NODES = 2000  # beyond this, no search
+_BEAM_WIDTH = 8  # states of one length from which the search goes on
+_BEAM_CHOICES = 16  # ready nodes that it tries from one state
 
 
 def schedule(graph: Graph) -> Graph:
@@ -30,10 +28,17 @@ def schedule(graph: Graph) -> Graph:
     """
     work = _Work(graph)
     orders = [_listed(work, greedy=False), _listed(work, greedy=True)]
-    if len(graph.nodes) <= _BEAM_NODES:
-        orders.append(_beamed(work))
-    ordered = [replace(graph, nodes=tuple(graph.nodes[at] for at in order)) for order in orders]
-    return min(ordered, key=lambda candidate: max(live_bytes(candidate), default=0))
+    if len(graph.nodes) <= _SEARCH_NODES:
+        orders += _searched(work, min(_peak(graph, order) for order in orders))
+    return _ordered(graph, min(orders, key=lambda order: _peak(graph, order)))
+
+
+def _ordered(graph: Graph, order: Sequence[int]) -> Graph:
+    return replace(graph, nodes=tuple(graph.nodes[at] for at in order))
+
+
+def _peak(graph: Graph, order: Sequence[int]) -> int:
+    return max(live_bytes(_ordered(graph, order)), default=0)
 
 
 class _Work:
@@ -49,9 +54,13 @@ class _Work:
                 self.feeds[earlier].append(at)
         fixed = {*graph.inputs, *graph.persistent}
         self.size = {root: graph.types[root].n_bytes for root in self.root.values() if root not in fixed}
-        self.new = [[value for value in node.outputs if self.root[value] == value] for node in graph.nodes]
+        self.new = [sum(self.size[v] for v in node.outputs if self.root[v] == v) for node in graph.nodes]
         self.touched = [
             sorted({self.root[value] for value in (*node.inputs, *node.outputs)} & self.size.keys())
+            for node in graph.nodes
+        ]
+        self.offers = [
+            [(output, root) for output, root in offers(graph, node, self.root) if root in self.size]
             for node in graph.nodes
         ]
         self.users: dict[str, list[int]] = {root: [] for root in self.size}
@@ -63,15 +72,10 @@ class _Work:
             self.users[root].append(len(graph.nodes))
 
     def growth(self, at: int, dies: Callable[[str], bool]) -> tuple[int, int]:
-        """How many more bytes live during the node and after it than before, where `dies` tells what it is last to use.
-
-        Roots that are not transient never die.
-        """
-        new = sum(self.size[value] for value in self.new[at])
-        reusing = reused(self.graph, self.graph.nodes[at], self.root, lambda root: root in self.size and dies(root))
-        kept = sum(self.size[value] for value in reusing)
+        """How many more bytes live during a node and after it than before, where `dies` tells which roots it frees."""
+        kept = sum(self.size[output] for output in taken(self.offers[at], dies)) if self.offers[at] else 0
         freed = sum(self.size[root] for root in self.touched[at] if dies(root))
-        return new - kept, new - freed
+        return self.new[at] - kept, self.new[at] - freed
 
 
 def _needs(graph: Graph) -> list[set[int]]:
@@ -106,7 +110,7 @@ def _listed(work: _Work, greedy: bool) -> list[int]:
 
     def push(at: int) -> None:
         growth = work.growth(at, lambda root: left[root] == 1)[1] if greedy else 0
-        rank[at] = (bool(work.new[at]), growth, at)
+        rank[at] = (work.new[at] > 0, growth, at)
         heappush(ready, rank[at])
 
     for at, count in enumerate(waiting):
@@ -134,71 +138,105 @@ def _listed(work: _Work, greedy: bool) -> list[int]:
     return order
 
 
+def _searched(work: _Work, peak: int) -> list[list[int]]:
+    """Orders of less than `peak`, each better than the one before, by bisection of the bytes that a search may use."""
+    search = _Search(work)
+    orders: list[list[int]] = []
+    least = search.floor()
+    while least < peak:
+        budget = (least + peak) // 2
+        order = search.within(budget)
+        if order is None:
+            least = budget + 1
+        else:
+            orders.append(order)
+            peak = _peak(work.graph, order)
+    return orders
+
+
 @dataclass(frozen=True)
 class _State:
-    """The nodes run so far, as a bit mask: the bytes that lived at most, the bytes that live, and the way here."""
+    """What has run, as a bit mask: the bytes that live, the nodes that are ready, and the way here."""
 
-    peak: int
     live: int
     done: int
-    ready: Sequence[int]
-    at: int = -1
+    ready: tuple[int, ...]
+    ran: tuple[int, ...] = ()
     before: _State | None = None
 
 
-def _beamed(work: _Work) -> list[int]:
-    """Beam search: of all orders of k nodes, those of least peak, then of fewest live bytes, grow to k + 1."""
-    n_nodes = len(work.graph.nodes)
-    beam = _Beam(work)
-    states = [beam.start()]
-    for _ in range(n_nodes):
-        found: dict[int, _State] = {}
-        for state in states:
-            for grown in beam.grow(state):
-                if grown.done not in found or grown.peak < found[grown.done].peak:
-                    found[grown.done] = grown
-        width = min(_BEAM_WIDTH, _BEAM_STATES // n_nodes)
-        states = nsmallest(width, found.values(), key=lambda state: (state.peak, state.live))
-    best, order = states[0], []
-    while best.before is not None:
-        order.append(best.at)
-        best = best.before
-    return order[::-1]
-
-
-class _Beam:
-    """States and their successors, with sets of nodes as bit masks."""
+class _Search:
+    """Beam search for an order that never has more live bytes than a budget."""
 
     def __init__(self, work: _Work) -> None:
         self.work = work
         self.users = {root: sum(1 << at for at in users) for root, users in work.users.items()}
         self.needs = [sum(1 << at for at in needed) for needed in work.needs]
 
-    def start(self) -> _State:
-        """Nothing has run. The peak begins at what the largest node needs by itself, since no order goes below that."""
-        peak = 0
+    def floor(self) -> int:
+        """What the largest node needs by itself: no order has a lower peak."""
+        floor = 0
         for at, touched in enumerate(self.work.touched):
-            during, _ = self.work.growth(at, lambda root: not self.users[root] >> len(self.needs))
-            peak = max(peak, during + sum(self.work.size[root] for root in touched if root not in self.work.new[at]))
-        return _State(peak, 0, 0, [at for at, needed in enumerate(self.needs) if not needed])
+            during, _ = self._growth(at, (1 << len(self.needs)) - 1)
+            floor = max(floor, during - self.work.new[at] + sum(self.work.size[root] for root in touched))
+        return floor
 
-    def grow(self, state: _State) -> Iterator[_State]:
-        """The states one node on; one alone if some node raises neither the peak nor the live bytes.
+    def within(self, budget: int) -> list[int] | None:
+        """An order of peak `budget` or less, or None where the search finds none.
 
-        That node can as well run now: what it takes and frees, it takes and frees now or later, and whatever runs in
-        between has no fewer bytes to live with.
+        Of the states in which k nodes have run, those with the fewest live bytes go on.
+        """
+        found: list[dict[int, _State]] = [{} for _ in range(len(self.needs) + 1)]
+        found[0][0] = _State(0, 0, tuple(at for at, needed in enumerate(self.needs) if not needed))
+        for states in found[:-1]:
+            for state in nsmallest(_BEAM_WIDTH, states.values(), key=lambda state: state.live):
+                for grown in self._grow(state, budget):
+                    found[grown.done.bit_count()].setdefault(grown.done, grown)
+            states.clear()
+        return next(map(_way, found[-1].values()), None)
+
+    def _grow(self, state: _State, budget: int) -> list[_State]:
+        """The states that follow; one alone if it has no more live bytes.
+
+        What leads there can as well run now. The live bytes of a set of nodes are a submodular function: nodes that add
+        none to this set add none to a larger one, so whatever else would have run first has no fewer to live with.
         """
         grown = []
         for at in state.ready[:_BEAM_CHOICES]:
-            done = state.done | 1 << at
-            during, after = self.work.growth(at, partial(self._dead, done))
-            later = [later for later in self.work.feeds[at] if not self.needs[later] & ~done]
-            ready = sorted({*state.ready, *later} - {at})
-            peak = max(state.peak, state.live + during)
-            grown.append(_State(peak, state.live + after, done, ready, at, state))
-            if peak == state.peak and after <= 0:
-                return iter(grown[-1:])
-        return iter(grown)
+            during, _ = self._growth(at, state.done)
+            if state.live + during <= budget:
+                grown.append(self._run(state, at, budget))
+                if grown[-1].live <= state.live:
+                    return grown[-1:]
+        return grown
 
-    def _dead(self, done: int, root: str) -> bool:
-        return not self.users[root] & ~done
+    def _run(self, state: _State, at: int, budget: int) -> _State:
+        """Run a ready node, and then, while there are any, those that keep to the budget and add no live bytes."""
+        live, done, ready = state.live, state.done, state.ready
+        ran: list[int] = []
+        free: int | None = at
+        while free is not None:
+            live += self._growth(free, done)[1]
+            done |= 1 << free
+            enabled = [later for later in self.work.feeds[free] if not self.needs[later] & ~done]
+            ready = tuple(sorted({*ready, *enabled} - {free}))
+            ran.append(free)
+            free = next((each for each in ready if self._is_free(each, done, budget - live)), None)
+        return _State(live, done, ready, tuple(ran), state)
+
+    def _is_free(self, at: int, done: int, room: int) -> bool:
+        during, after = self._growth(at, done)
+        return during <= room and after <= 0
+
+    def _growth(self, at: int, done: int) -> tuple[int, int]:
+        left = ~(done | 1 << at)
+        return self.work.growth(at, lambda root: not self.users[root] & left)
+
+
+def _way(state: _State) -> list[int]:
+    """The order that leads to a state."""
+    runs = []
+    while state.before is not None:
+        runs.append(state.ran)
+        state = state.before
+    return [at for run in reversed(runs) for at in run]

@@ -10,41 +10,66 @@ from pathlib import Path
 
 from odl.errors import UsageError
 
+_HINT = "choose another folder"
+_TRIES = 100  # runs that may put their folder in this place at the same time
+
 
 @contextlib.contextmanager
 def staged(folder: Path, marker: str) -> Iterator[Path]:
     """A fresh folder to fill, which takes the place of `folder` when the block ends well and vanishes when it does not.
 
-    `marker` is a file that every folder of this kind holds; an existing `folder` must be empty or hold it. Raises
-    UsageError `foreign-folder` or `folder-unwritable`.
+    `marker` is a file that every folder of this kind holds; an existing `folder` must be empty or hold it. Of runs that
+    end at once the last one's folder stays, whole. Raises UsageError `foreign-folder` or `folder-unwritable`.
     """
-    _check(folder, marker)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise UsageError("folder-unwritable", str(folder), str(error.strerror), "choose another folder") from error
+        place = folder.resolve()
+        _check(place, marker)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    except (OSError, ValueError) as error:
+        raise _unwritable(folder, error) from error
     try:
         inside = temporary / "new"
         inside.mkdir()
         yield inside
-        _check(folder, marker)
-        if folder.exists():
-            folder.rename(temporary / "old")
-        inside.rename(folder)
+        _put(inside, place, temporary, marker)
     except OSError as error:
-        raise UsageError("folder-unwritable", str(folder), str(error), "choose another folder") from error
+        raise _unwritable(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _put(inside: Path, place: Path, temporary: Path, marker: str) -> None:
+    """Move `inside` to `place`, and what was there out of the way, also where other runs do the same."""
+    for number in range(_TRIES):
+        old = temporary / f"old{number}"
+        _check(place, marker)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                place.rename(old)
+            inside.rename(place)
+            return
+        except OSError:
+            if not place.exists():
+                raise
+        finally:
+            if old.exists() and not place.exists():
+                old.rename(place)
+    raise UsageError("folder-unwritable", str(place), "other runs keep writing it", _HINT)
+
+
 def _check(folder: Path, marker: str) -> None:
-    if not folder.exists():
+    try:
+        names = {entry.name for entry in folder.iterdir()}
+    except FileNotFoundError:
         return
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / marker).is_file()):
-        raise UsageError(
-            "foreign-folder",
-            str(folder),
-            f"exists and was not written by odl (it has no {marker})",
-            "choose another folder",
-        )
+    except NotADirectoryError:
+        names = {folder.name}
+    if names and marker not in names:
+        why = f"exists and was not written by odl (it has no {marker})"
+        raise UsageError("foreign-folder", str(folder), why, _HINT)
+
+
+def _unwritable(folder: Path, error: Exception) -> UsageError:
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UsageError("folder-unwritable", str(folder), why, _HINT)

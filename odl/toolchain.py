@@ -48,7 +48,7 @@ _INCLUDES = ("-Iinclude", "-Irunner", "-Iport")
 _LINK = ("--gc-sections", "-T", "port/link.ld")
 
 # zig cc defaults to a debug build with traps for undefined behaviour; this makes it plain clang.
-_ZIG_FLAGS = ("-fno-sanitize=undefined", "-fomit-frame-pointer", "-fno-asynchronous-unwind-tables", "-g0")
+_ZIG_FLAGS = ("-fno-sanitize=undefined", "-fomit-frame-pointer", "-g0")
 
 _SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
 
@@ -285,7 +285,9 @@ def _diagnose(command: tuple[str, ...], output: str) -> OdlError:
     if full:
         return FitError("does-not-fit", "link", full[0].strip(), "choose a smaller model or a target with more memory")
     lines = "".join(f"\n  | {line}" for line in output.splitlines()[:40])
-    return ToolError("compile-failed", shlex.join(command), f"it refused the generated project:{lines}")
+    return ToolError(
+        "compile-failed", shlex.join(command), f"it refused the project:{lines}", "report it, with all of this"
+    )
 
 
 def project_sources(project: Path, *, trace: bool) -> list[str]:

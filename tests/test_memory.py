@@ -113,102 +113,112 @@ def chain(length: int, name: str = "chain") -> Graph:
     return build.graph(name, (value,), carries)
 
 
-def resnet8() -> Graph:
-    """A training step with the tensors of MLPerf Tiny's ResNet8 on 32x32 images; updates stand at the end."""
-    build = Builder()
-    carries: dict[str, str] = {}
-    gradients: dict[str, str] = {}  # value -> its gradient so far
-    tape: list[Callable[[], None]] = []
+class Network:
+    """A forward pass that writes down its backward pass."""
 
-    def flow(value: str, gradient: str) -> None:
-        if value in gradients:
-            gradient = build.add(Sum((build.types[value],)), (gradients[value], gradient), f"{value}.grad")
-        gradients[value] = gradient
+    def __init__(self) -> None:
+        self.build = Builder()
+        self.held: list[str] = []
+        self.gradients: dict[str, str] = {}  # value -> its gradient so far
+        self.tape: list[Callable[[], None]] = []
 
-    def product(x: str, shape: Shape, weight: Shape) -> str:
-        name = f"layer{len(carries)}"
-        held = [build.hold(tensor(f"{name}.w", *weight)), build.hold(tensor(f"{name}.b", weight[0]))]
-        carries.update(dict.fromkeys(held, ""))
-        y = build.add(Fresh((halves(*shape),)), (x, *held), name)
+    def flow(self, value: str, gradient: str) -> None:
+        """One more summand of a value's gradient."""
+        if value in self.gradients:
+            gradient = self.build.add(Sum((self.build.types[value],)), (self.gradients[value], gradient))
+        self.gradients[value] = gradient
+
+    def product(self, x: str, shape: Shape, *weight: int) -> str:
+        """A layer with a weight and a bias; the gradients of these are binary32."""
+        name = f"layer{len(self.held) // 2}"
+        held = [self.build.hold(tensor(f"{name}.w", *weight)), self.build.hold(tensor(f"{name}.b", weight[0]))]
+        self.held += held
+        y = self.build.add(Fresh((halves(*shape),)), (x, *held), name)
 
         def backward() -> None:
-            if x != "image":
-                flow(x, build.add(Fresh((build.types[x],)), (gradients[y], held[0]), f"{x}.grad"))
-            for w, inputs in zip(held, ((gradients[y], x), (gradients[y],)), strict=True):
-                type_ = replace(build.types[w], dtype=DType.F32)
-                gradients[w] = build.add(Fresh((type_,)), inputs, f"{w}.grad")
+            dy = self.gradients[y]
+            if x not in self.build.inputs:
+                self.flow(x, self.build.add(Fresh((self.build.types[x],)), (dy, held[0]), f"{x}.grad"))
+            for value, inputs in zip(held, ((dy, x), (dy,)), strict=True):
+                type_ = replace(self.build.types[value], dtype=DType.F32)
+                self.flow(value, self.build.add(Fresh((type_,)), inputs, f"{value}.grad"))
 
-        tape.append(backward)
+        self.tape.append(backward)
         return y
 
-    def relu(x: str) -> str:
-        y = build.add(Unary((build.types[x],)), (x,), f"{x}.relu")
-        tape.append(lambda: flow(x, build.add(Sum((build.types[x],)), (y, gradients[y]), f"{x}.grad")))
+    def convolve(self, x: str, size: int, channels: int, kernel: int) -> str:
+        shape = (1, size, size, channels)
+        return self.product(x, shape, channels, kernel, kernel, self.build.types[x].shape[-1])
+
+    def relu(self, x: str) -> str:
+        type_ = self.build.types[x]
+        y = self.build.add(Unary((type_,)), (x,), f"{x}.relu")
+        self.tape.append(lambda: self.flow(x, self.build.add(Sum((type_,)), (y, self.gradients[y]), f"{x}.grad")))
         return y
 
-    def add(one: str, two: str) -> str:
-        y = build.add(Sum((build.types[one],)), (one, two), f"{one}.add")
-        tape.extend(lambda value=value: flow(value, gradients[y]) for value in (one, two))
+    def add(self, one: str, two: str) -> str:
+        y = self.build.add(Sum((self.build.types[one],)), (one, two), f"{one}.add")
+        self.tape += [lambda value=value: self.flow(value, self.gradients[y]) for value in (one, two)]
         return y
 
-    def convolve(x: str, size: int, channels: int, kernel: int) -> str:
-        shape = (channels, kernel, kernel, build.types[x].shape[-1])
-        return product(x, (1, size, size, channels), shape)
+    def reduce(self, op: Fresh, x: str) -> str:
+        y = self.build.add(op, (x,), f"{x}.{op.name}")
+        self.tape.append(lambda: self.flow(x, self.build.add(Fresh((self.build.types[x],)), (self.gradients[y],))))
+        return y
 
-    x = relu(convolve(build.input("image", halves(1, 32, 32, 3)), 32, 16, 3))
-    x = relu(add(x, convolve(relu(convolve(x, 32, 16, 3)), 32, 16, 3)))
+    def train(self, logits: str) -> Graph:
+        """The step: the loss, the backward pass, and then all updates."""
+        label = self.build.input("label", TensorType((1,), DType.I32))
+        loss, self.gradients[logits] = self.build.add_many(fresh(4, 20), (logits, label), ("loss", "logits.grad"))
+        for backward in reversed(self.tape):
+            backward()
+        update = {name: self.build.add(Update(), (name, self.gradients[name]), f"{name}.new") for name in self.held}
+        return self.build.graph("train_step", (loss,), update)
+
+
+def resnet8() -> Graph:
+    """A training step with the tensors of the ResNet8 for 32x32 images in MLPerf Tiny."""
+    net = Network()
+    image = net.build.input("image", halves(1, 32, 32, 3))
+    x = net.relu(net.convolve(image, 32, 16, 3))
+    x = net.relu(net.add(x, net.convolve(net.relu(net.convolve(x, 32, 16, 3)), 32, 16, 3)))
     for size, channels in ((16, 32), (8, 64)):
-        inner = convolve(relu(convolve(x, size, channels, 3)), size, channels, 3)
-        x = relu(add(inner, convolve(x, size, channels, 1)))
-    pooled = build.add(Fresh((halves(1, 1, 1, 64),)), (x,), "pool")
-    flat = build.add(View(), (pooled,), "flat")
-    logits = product(flat, (10,), (10, 64))
-    label = build.input("label", TensorType((1,), DType.I32))
-    loss, gradients[logits] = build.add_many(fresh(4, 20), (logits, label), ("loss", "logits.grad"))
-    last = tape.pop()
-    last()
-    gradients[pooled] = build.add(View(), (gradients[flat],), "pool.grad")
-    flow(x, build.add(Fresh((build.types[x],)), (gradients[pooled],), f"{x}.grad"))
-    for backward in reversed(tape):
-        backward()
-    for held in carries:
-        carries[held] = build.add(Update(), (held, gradients[held]), f"{held}.new")
-    return build.graph("train_step", (loss,), carries)
+        inner = net.convolve(net.relu(net.convolve(x, size, channels, 3)), size, channels, 3)
+        x = net.relu(net.add(inner, net.convolve(x, size, channels, 1)))
+    pooled = net.reduce(Fresh((halves(1, 1, 1, 64),)), x)
+    return net.train(net.product(net.reduce(View(), pooled), (1, 10), 10, 64))
 
 
 @st.composite
 def graphs(draw: st.DrawFn, max_nodes: int = 14) -> Graph:
     """Graphs in an order that keeps to the data alone, and so may read a tensor after it was overwritten."""
     build = Builder()
-    size = st.sampled_from((2, 6, 8, 24, 64))
-    build.input("x", halves(draw(size) // 2))
-    state = {
-        name: name for i in range(draw(st.integers(0, 3))) if (name := build.hold(tensor(f"p{i}", draw(size) // 2)))
-    }
-    constant = {"x", "p2"}
-    shows = {name: name for name in build.types}  # value that may be read -> the first value with its content
+    sizes = st.sampled_from((2, 6, 8, 24, 64))
+    build.input("x", halves(draw(sizes) // 2))
+    held = [build.hold(tensor(f"p{number}", draw(sizes) // 2)) for number in range(draw(st.integers(0, 3)))]
+    shows = {name: name for name in build.types}  # readable value -> the first value of the same content
+    state = {name: name for name in held if name != "p2"}
     for _ in range(draw(st.integers(1, max_nodes))):
-        one, two, three = (draw(st.sampled_from(sorted(shows))) for _ in range(3))
+        values = st.sampled_from(sorted(shows))
+        one, two, changed, more = draw(values), draw(values), draw(values), draw(values)
         n_bytes = build.types[one].n_bytes
-        kind = draw(st.sampled_from(("fresh", "pair", "unary", "sum", "view", "update", "update two")))
-        if kind == "view":
-            shows[build.add(View(), (one,), "v")] = shows[one]
-        elif kind.startswith("update"):
-            old = [shows[value] for value in ([one] if kind == "update" else [one, two])]
-            if len({*old, shows[three]}) == len(old) + 1 and not constant.intersection(old):
-                new = build.add_many(Update(), (one, three, two)[: len(old) + 1], ("u", "u"))
-                state |= {name: new[old.index(value)] for name, value in state.items() if value in old}
-                shows = {v: content for v, content in shows.items() if content not in old} | dict(
-                    zip(new, new, strict=True)
-                )
+        ops = (fresh(draw(sizes)), fresh(draw(sizes), n_bytes), unary(n_bytes), total(n_bytes), View(), Update())
+        op = draw(st.sampled_from(ops))
+        if op == View():
+            shows[build.add(op, (one,))] = shows[one]
+        elif op != Update():
+            shows |= {value: value for value in build.add_many(op, (one, two))}
         else:
-            ops = {"fresh": fresh(draw(size)), "pair": fresh(draw(size), n_bytes), "unary": unary(n_bytes)}
-            shows |= {value: value for value in build.add_many(ops.get(kind, total(n_bytes)), (one, two), ("t", "t"))}
-    outputs = draw(st.lists(st.sampled_from(sorted(shows)), max_size=3))
-    carries = {
-        name: value for name, value in state.items() if name not in constant and (value != name or draw(st.booleans()))
-    }
-    return shuffled(build.graph("random", outputs, carries), draw(st.randoms(use_true_random=False)))
+            old = [shows[changed], shows[more]][: draw(st.integers(1, 2))]
+            distinct = len({*old, shows[one]}) == len(old) + 1
+            if distinct and not {"x", "p2"}.intersection(old):
+                new = dict(zip(old, build.add_many(op, (changed, one, more)[: len(old) + 1]), strict=True))
+                shows = {value: content for value, content in shows.items() if content not in new}
+                shows |= {value: value for value in new.values()}
+                state = {name: new.get(content, content) for name, content in state.items()}
+    carries = {name: value for name, value in state.items() if value != name or draw(st.booleans())}
+    graph = build.graph("random", draw(st.lists(st.sampled_from(sorted(shows)), max_size=3)), carries)
+    return shuffled(graph, draw(st.randoms(use_true_random=False)))
 
 
 def shuffled(graph: Graph, chance: Random) -> Graph:
@@ -243,6 +253,7 @@ def of_boxes(boxes: Sequence[tuple[int, int, int]]) -> Graph:
         born.setdefault(first, []).append(box)
         read.setdefault(last, []).append(box)
     for at in sorted({*born, *read}):
+        build.layer = f"at {at}"
         made = born.get(at, [])
         names = build.add_many(fresh(*(boxes[box][2] for box in made)), [values[box] for box in read.get(at, [])])
         values.update(zip(made, names, strict=True))
@@ -418,7 +429,7 @@ class TestPacking:
         chance = Random(0)
         boxes = [(first, first + chance.randint(1, 50), 2 * chance.randint(1, 500)) for first in range(10_000)]
         found = planned(of_boxes(boxes))
-        assert found.n_bytes[ARENA] <= 1.1 * found.lower_bound
+        assert found.n_bytes[ARENA] <= 1.2 * found.lower_bound
 
     def test_the_plan_is_the_same_under_any_hash_seed(self) -> None:
         code = "from test_memory import *; g = schedule(resnet8()); print(g, plan([g, reader(g)]))"

@@ -86,7 +86,10 @@ def read_operands(imp: Importer, node: OnnxNode) -> Operands:
         for name, own, full in zip(node.inputs, shapes, aligned, strict=True)
     ]
     if not any(whole):
-        imp.refuse("unsupported-broadcast", f"neither {shapes[0]} nor {shapes[1]} has the shape of the result, {shape}")
+        imp.refuse(
+            "unsupported-broadcast", f"neither {shapes[0]} nor {shapes[1]} has the shape of the result, {shape}",
+            "expand one of them to that shape",
+        )  # fmt: skip
     swapped = not whole[0] or (whole[1] and imp.is_constant(node.inputs[0]))
     a, b = reversed(node.inputs) if swapped else node.inputs
     return Operands(_whole(imp, a, shape), _repeated(imp, b, shape), swapped, shape)

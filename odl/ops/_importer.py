@@ -44,7 +44,9 @@ class Sample:
 
     `constants` are the input positions that are initializers; `low`, `high` bound the random values; a value given in
     `values` (by position) is used as it is. Each sample is checked for its shape against ONNX's inference, its values
-    and gradients against ONNX's reference evaluator in binary64, and its bits on every target.
+    and gradients against ONNX's reference evaluator in binary64, and its bits on every target. `ulps` bounds the
+    distance of one operator from the exact value, in units of binary16's last place: more than a half only where a
+    constant attribute is rounded too.
     """
 
     op_type: str
@@ -54,6 +56,8 @@ class Sample:
     values: Mapping[int, Array] = field(default_factory=dict)
     low: float = -1.0
     high: float = 1.0
+    ulps: float = 0.51
+    opset: int = 17
 
 
 ImportRule = Callable[["Importer", OnnxNode], None]

@@ -50,8 +50,8 @@ def _slope(alpha: float) -> np.float16:
 
 def _samples() -> Iterable[Sample]:
     for alpha in (0.01, -0.3):
-        yield Sample("LeakyRelu", ((1, 65536),), {"alpha": alpha}, values={0: every_half()})
-    yield Sample("LeakyRelu", ((1, 3, 5, 2),))
+        yield Sample("LeakyRelu", ((1, 65536),), {"alpha": alpha}, values={0: every_half()}, ulps=1.6)
+    yield Sample("LeakyRelu", ((1, 3, 5, 2),), ulps=1.6)
     yield Sample("LeakyRelu", ((1, 7),), {"alpha": 0.0})
     yield Sample("LeakyRelu", ((3, 5),), {"alpha": 1.5})
     yield Sample("LeakyRelu", ((2, 7),), {"alpha": -2.0})

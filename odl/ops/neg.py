@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from odl.graph import Builder, Node
+from odl.graph import Builder, Kernel, Node
 from odl.ops._elementwise import Unary, every_half, import_unary
 from odl.ops._importer import Importer, OnnxNode, Sample, imports
-from odl.types import Array
+from odl.types import Array, TensorType
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,9 @@ class Neg(Unary):
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         return (np.negative(inputs[0]),)
+
+    def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
+        return Kernel("neg", {"n_elems": outputs[0].n_elems, "minus_one": -1.0})
 
     def gradient(self, build: Builder, node: Node, grad: str, wanted: Sequence[bool]) -> Sequence[str | None]:
         return (build.add(Neg(), (grad,), f"{node.inputs[0]}.grad"),)

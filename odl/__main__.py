@@ -1,0 +1,5 @@
+"""`python -m odl` is `odl`."""
+
+from odl.cli import main
+
+main()

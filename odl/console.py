@@ -1,0 +1,112 @@
+"""The terminal's side of a command: results on stdout, all else on stderr, every way to end an exit code."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, NoReturn
+
+import click
+
+from odl.api import silent
+from odl.errors import ExitCode, OdlError
+from odl.version import VERSION
+
+SCHEMA = 1
+INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells have it
+
+
+@dataclass
+class Console:
+    """How one command talks: `verbosity` is -1, 0 or 1; `facts` go into every JSON answer."""
+
+    as_json: bool
+    verbosity: int
+    facts: dict[str, str] = field(default_factory=dict)
+    _answered: bool = False
+
+    def answer(self, result: Mapping[str, Any], text: Callable[[Mapping[str, Any]], str]) -> None:
+        """The result: JSON, or what `text` makes of it."""
+        self._answered = True
+        click.echo(self._envelope(result) if self.as_json else printable(text(result)))
+
+    def stream(self, text: str) -> None:
+        """A line of a result that comes bit by bit; JSON has it whole, later."""
+        if not self.as_json:
+            click.echo(printable(text))
+
+    def log(self, text: str) -> None:
+        """A line for those who said -v."""
+        if self.verbosity > 0:
+            click.echo(printable(text), err=True)
+
+    @contextmanager
+    def progress(self, steps: int, *, streams: bool = False) -> Iterator[Callable[[int, float], None]]:
+        """A listener for (step, loss) that moves a bar, on a terminal that does not already show a line a step."""
+        shown = streams and not self.as_json and sys.stdout.isatty()
+        if shown or self.verbosity < 0 or not sys.stderr.isatty():
+            yield silent
+            return
+        with click.progressbar(length=steps, label="step", file=sys.stderr, show_pos=True) as bar:
+            yield lambda _step, _loss: bar.update(1)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Ends the process as `ExitCode` says when the block raises; click's own exceptions pass."""
+        if os.environ.get("NO_COLOR"):
+            click.get_current_context().color = False
+        try:
+            yield
+        except OdlError as error:
+            self._refuse(error)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would complain
+            raise click.exceptions.Exit(BROKEN_PIPE) from None
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            self._confess(error)
+
+    def _refuse(self, error: OdlError) -> NoReturn:
+        for problem in error.problems:
+            click.echo(f"{click.style('error', fg='red')}: {printable(str(problem))}", err=True)
+        if self.as_json and not self._answered:
+            problems = [asdict(problem) for problem in error.problems]
+            click.echo(self._envelope({"error": {"exit_code": int(error.exit_code), "problems": problems}}))
+        raise click.exceptions.Exit(error.exit_code)
+
+    def _confess(self, error: Exception) -> NoReturn:
+        if self.verbosity > 0:
+            click.echo(traceback.format_exc(), err=True, nl=False)
+        summary = " ".join(f"{type(error).__name__}: {error}".split())
+        click.echo(f"bug: {printable(summary)}; please report it, with the output of -v", err=True)
+        raise click.exceptions.Exit(ExitCode.BUG)
+
+    def _envelope(self, result: Mapping[str, Any]) -> str:
+        answer = {"schema_version": SCHEMA, "odl_version": VERSION, **self.facts, **result}
+        return json.dumps(_json(answer), indent=2, allow_nan=False)
+
+
+def printable(text: str) -> str:
+    """The text without characters that could steer a terminal: names in a model are anyone's."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _json(value: Any) -> Any:
+    """The value with NaN and infinities, which JSON does not have, as strings, as protobuf's JSON has them."""
+    if isinstance(value, Mapping):
+        return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value

@@ -1,0 +1,276 @@
+"""The file behind a model: ONNX bytes become a ModelProto that is whole, closed, sorted and free of functions.
+
+onnx.load accepts an empty file, and onnx.checker leaves much unsaid, so what the import relies on is looked at here.
+Every refusal is a ModelError: `file-missing`, `not-a-file`, `file-unreadable`, `opset`, `empty-graph`; for data in
+other files `external-data-outside`, `-missing`, `-short`, `-malformed`; `function-recursion`, `too-many-nodes`;
+`duplicate-name`, `dangling-input`, `cycle`, `sparse-initializer`; `onnx-checker` and `type-mismatch` in ONNX's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from heapq import heappop, heappush
+from math import prod
+from pathlib import Path
+
+import onnx
+import onnx.checker
+import onnx.inliner
+import onnx.shape_inference
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from odl.errors import ModelError, Problem
+
+OLDEST_OPSET = 13
+NEWEST_OPSET = 26
+ONNX_DOMAINS = ("", "ai.onnx")
+_MOST_NODES = 100_000
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """The file as it is, with external data brought inside, of an opset that odl knows."""
+    proto = _parse(path)
+    if not proto.graph.node:
+        raise ModelError("empty-graph", str(path), "the file holds no graph with nodes")
+    versions = [entry.version for entry in proto.opset_import if entry.domain in ONNX_DOMAINS]
+    if not versions or not OLDEST_OPSET <= versions[0] <= NEWEST_OPSET:
+        raise ModelError(
+            "opset", str(path), f"opset {versions[0] if versions else 'missing'}, not {OLDEST_OPSET} .. {NEWEST_OPSET}",
+            "convert it with onnx.version_converter",
+        )  # fmt: skip
+    for tensor in _tensors(proto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _bring_inside(tensor, path)
+    return proto
+
+
+def flatten(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its functions inlined and the nodes that its outputs need in an order in which they can run.
+
+    Of nodes that may run, the one that stands first in the file comes first: a sorted file stays as it is.
+    """
+    flat = onnx.ModelProto()
+    flat.CopyFrom(proto)
+    if flat.functions:
+        _check_functions(flat)
+        try:
+            flat = onnx.inliner.inline_local_functions(flat)
+        except (onnx.checker.ValidationError, RuntimeError) as error:
+            raise ModelError("onnx-checker", "local functions", first_line(error)) from error
+    graph = flat.graph
+    _check_names(graph)
+    nodes = list(graph.node)
+    kept = _needed(nodes, _sorted(nodes, _given(graph)), {output.name for output in graph.output})
+    del graph.node[:]
+    graph.node.extend(nodes[at] for at in kept)
+    return flat
+
+
+def check(flat: onnx.ModelProto) -> None:
+    """What onnx.checker and ONNX's type inference have to say against a flat model."""
+    try:
+        onnx.checker.check_model(flat)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise ModelError("onnx-checker", "model", first_line(error)) from error
+    try:
+        onnx.shape_inference.infer_shapes(flat, check_type=True)
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        raise ModelError("type-mismatch", "model", first_line(error)) from error
+
+
+def inferred_shapes(flat: onnx.ModelProto) -> dict[str, str]:
+    """Shapes as text, by value name, as far as ONNX can tell."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(flat).graph
+    except (onnx.shape_inference.InferenceError, ValueError):
+        graph = flat.graph
+    known = {tensor.name: shape_text(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        if value.type.tensor_type.HasField("shape"):
+            known.setdefault(value.name, dims_text(value.type.tensor_type.shape))
+    return known
+
+
+def dims_text(shape: onnx.TensorShapeProto) -> str:
+    """A declared shape: numbers, names of dynamic dimensions, or ? where nothing is said."""
+    return shape_text(dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else "?") for dim in shape.dim)
+
+
+def shape_text(sizes: Iterator[object] | Sequence[object]) -> str:
+    return f"({', '.join(map(str, sizes))})"
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    try:
+        if not path.exists():
+            raise ModelError("file-missing", str(path), "there is no such file")
+        if not path.is_file():
+            raise ModelError("not-a-file", str(path), "this is a folder or a device, not an ONNX file")
+        proto.ParseFromString(path.read_bytes())
+    except (DecodeError, ValueError, OSError) as error:
+        raise ModelError("file-unreadable", str(path), f"it cannot be read as ONNX: {first_line(error)}") from error
+    return proto
+
+
+# --- data in other files ----------------------------------------------------------------------------------------------
+
+
+def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """The tensors that a model is read from: initializers, and attributes of nodes outside of control flow."""
+    yield from proto.graph.initializer
+    for holder in (proto.graph, *proto.functions):
+        for node in holder.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+
+
+def _bring_inside(tensor: onnx.TensorProto, model: Path) -> None:
+    """Read a tensor's bytes from the file that it names, which must lie in the model's folder."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location, where = entries.get("location", ""), f"tensor '{tensor.name}'"
+    folder = model.parent.resolve()
+    try:
+        file = (folder / location).resolve()
+        offset, n_bytes = int(entries.get("offset", "0")), _n_bytes(tensor)
+        stated = int(entries.get("length", n_bytes))
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError("external-data-malformed", where, f"{entries}: {first_line(error)}") from error
+    if Path(location).is_absolute() or not file.is_relative_to(folder):
+        raise ModelError("external-data-outside", where, f"'{location}' is not in the folder of the model")
+    if not file.is_file():
+        raise ModelError("external-data-missing", where, f"there is no file '{location}'", "keep both files together")
+    if stated != n_bytes or offset < 0:
+        raise ModelError("external-data-malformed", where, f"{stated} bytes at {offset} cannot hold its {n_bytes}")
+    if file.stat().st_size < offset + n_bytes:
+        raise ModelError("external-data-short", where, f"'{location}' ends before {n_bytes} bytes at {offset}")
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        tensor.raw_data = stream.read(n_bytes)
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+
+
+def _n_bytes(tensor: onnx.TensorProto) -> int:
+    if any(size < 0 for size in tensor.dims):
+        raise ValueError(f"dimensions {list(tensor.dims)}")
+    n_bytes: int = prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return n_bytes
+
+
+# --- functions --------------------------------------------------------------------------------------------------------
+
+
+def _check_functions(proto: onnx.ModelProto) -> None:
+    """Refuse functions that call themselves, and small ones that multiply into a graph too large to handle.
+
+    A function's size is the number of its nodes with those of the functions that it calls.
+    """
+    functions = {(function.domain, function.name): function for function in proto.functions}
+    calls = {
+        key: [(node.domain, node.op_type) for node in function.node if (node.domain, node.op_type) in functions]
+        for key, function in functions.items()
+    }
+    keys = list(functions)
+    order = _topological([calls[key] for key in keys], keys)
+    if len(order) < len(functions):
+        names = ", ".join(f"{domain}.{name}" for domain, name in functions)
+        raise ModelError("function-recursion", names, "some of these functions call themselves or each other")
+    sizes: dict[tuple[str, str], int] = {}
+    for key in (keys[at] for at in order):
+        sizes[key] = len(functions[key].node) + sum(sizes[callee] for callee in calls[key])
+    total = sum(sizes.get((node.domain, node.op_type), 1) for node in proto.graph.node)
+    if total > _MOST_NODES:
+        raise ModelError("too-many-nodes", "local functions", f"inlined, they are {total:,} nodes, not {_MOST_NODES:,}")
+
+
+# --- names and order --------------------------------------------------------------------------------------------------
+
+
+def _given(graph: onnx.GraphProto) -> set[str]:
+    """What can be read before any node has run; an input left out is the empty name."""
+    return {"", *(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)}
+
+
+def _check_names(graph: onnx.GraphProto) -> None:
+    """Refuse values with two definitions, and reads of values that have none."""
+    if graph.sparse_initializer:
+        names = ", ".join(tensor.values.name for tensor in graph.sparse_initializer)
+        raise ModelError("sparse-initializer", names, "sparse weights are not supported", "store them as dense tensors")
+    given = [value.name for value in graph.input], [tensor.name for tensor in graph.initializer]
+    computed = [name for node in graph.node for name in node.output if name]
+    known = {"", *computed, *given[0], *given[1]}
+    # An initializer with an input's name is that input's default value.
+    problems = [*_twice(given[0]), *_twice(given[1]), *_twice([*{*given[0], *given[1]}, *computed])]
+    for index, node in enumerate(graph.node):
+        where = f"{node.op_type} '{node.name or index}'"
+        problems += [
+            Problem("dangling-input", where, f"reads '{name}', which nothing computes")
+            for name in node.input if name not in known
+        ]  # fmt: skip
+    problems += [
+        Problem("dangling-input", f"output '{value.name}'", "nothing computes it")
+        for value in graph.output if value.name not in known
+    ]  # fmt: skip
+    if problems:
+        raise ModelError.of(problems)
+
+
+def _twice(names: Iterable[str]) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            yield Problem("duplicate-name", f"value '{name}'", "is defined more than once")
+        seen.add(name)
+
+
+def _sorted(nodes: Sequence[onnx.NodeProto], given: set[str]) -> list[int]:
+    """Indices of nodes in topological order, the smallest first where there is a choice."""
+    maker = {name: at for at, node in enumerate(nodes) for name in node.output if name}
+    order = _topological([[maker[name] for name in {*node.input} - given] for node in nodes], range(len(nodes)))
+    if len(order) < len(nodes):
+        stuck = [nodes[at].name or f"{nodes[at].op_type} {at}" for at in sorted({*range(len(nodes))} - {*order})]
+        more = f" and {len(stuck) - 5} more" if len(stuck) > 5 else ""
+        raise ModelError("cycle", ", ".join(stuck[:5]) + more, "these nodes wait for each other's results")
+    return order
+
+
+def _topological(needs: Sequence[Iterable[Hashable]], keys: Sequence[Hashable]) -> list[int]:
+    """Indices of items, each after those whose keys it needs, the smallest first where there is a choice.
+
+    Items on a cycle, and those that need them, are left out.
+    """
+    index = {key: at for at, key in enumerate(keys)}
+    feeds: list[list[int]] = [[] for _ in keys]
+    waiting = [0] * len(keys)
+    for at, needed in enumerate(needs):
+        for key in set(needed):
+            feeds[index[key]].append(at)
+            waiting[at] += 1
+    ready = [at for at, count in enumerate(waiting) if not count]  # ascending, and so a heap
+    order = []
+    while ready:
+        order.append(heappop(ready))
+        for later in feeds[order[-1]]:
+            waiting[later] -= 1
+            if not waiting[later]:
+                heappush(ready, later)
+    return order
+
+
+def _needed(nodes: Sequence[onnx.NodeProto], order: Sequence[int], outputs: set[str]) -> list[int]:
+    """The nodes of `order` that the outputs need."""
+    wanted = outputs - {""}
+    kept = []
+    for at in reversed(order):
+        if wanted.intersection(nodes[at].output):
+            wanted.update(nodes[at].input)
+            wanted.discard("")
+            kept.append(at)
+    return kept[::-1]

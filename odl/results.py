@@ -1,0 +1,209 @@
+"""What commands find out, as JSON has it. The text on a terminal is made of the same words, by `odl.render`.
+
+Sizes are in bytes, shapes lists of int. A shape is ONNX's; `storage` is how the same tensor lies in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from odl.api import Compiled, Run
+from odl.compare import Difference, Verdict
+from odl.graph import Graph, Persistent, Role
+from odl.memory import live_bytes, timeline
+from odl.ops._importer import CHANNELS_FIRST, IMPORTS
+from odl.profile import Cost, profile, total
+from odl.program import ARENA, FLASH
+from odl.targets import DEFAULT, TARGETS
+from odl.toolchain import BuildResult, ToolStatus
+from odl.types import Shape
+
+Result = dict[str, Any]
+
+
+def supported() -> Result:
+    """`odl ops`. Every operator has a gradient and runs everywhere: the tests walk the same registry."""
+    operators = [
+        {"operator": name, "limits": imported.limits, "gradient": True, "targets": list(TARGETS)}
+        for name, imported in sorted(IMPORTS.items())
+    ]
+    return {"operators": operators}
+
+
+def tools(statuses: Sequence[ToolStatus]) -> Result:
+    """`odl doctor`: `usable` says whether the default target can be compiled and run."""
+    found = {status.name for status in statuses if status.found}
+    usable = {f"compiler for {DEFAULT.name}", "QEMU"} <= found
+    return {"usable": usable, "target": DEFAULT.name, "tools": [asdict(status) for status in statuses]}
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+def checked(compiled: Compiled) -> Result:
+    """`odl check`: the layers, and what binary16 takes from the weights."""
+    model = compiled.model
+    layers = _layers(compiled)
+    weights = [weight for layer in layers for weight in layer["weights"]]
+    return {
+        "model": compiled.title,
+        "input": [{"name": name, "shape": _onnx(type_.shape)} for name, type_ in model.graph.inputs.items()],
+        "layers": layers,
+        "weights": sum(weight["elements"] for weight in weights),
+        "trained_weights": sum(weight["elements"] for weight in weights if weight["trained"]),
+        "macs": {"forward": model.graph.macs(), "step": compiled.training.step.macs()},
+        "vanished": dict(model.vanished),
+    }
+
+
+def _layers(compiled: Compiled) -> list[Result]:
+    """One entry a layer; a weight that layers share stands in the first of them."""
+    graph, seen = compiled.model.graph, set[str]()
+    layers: dict[str, Result] = {}
+    for node in graph.nodes:
+        layer = layers.setdefault(node.layer, {"layer": node.layer, "operators": [], "macs": 0, "weights": []})
+        shape = graph.types[node.outputs[0]].shape
+        layer["operators"].append(node.op.name)
+        layer.update(shape=_onnx(shape), storage=list(shape), macs=layer["macs"] + graph.node_macs(node))
+        for name in node.inputs:
+            if name in graph.persistent and name not in seen:
+                seen.add(name)
+                layer["weights"].append(_weight(compiled, graph.persistent[name]))
+    return list(layers.values())
+
+
+def _weight(compiled: Compiled, tensor: Persistent) -> Result:
+    return {
+        "name": tensor.name,
+        "shape": list(tensor.origin.shape if tensor.origin else tensor.type.shape),
+        "elements": tensor.type.n_elems,
+        "trained": tensor.name in compiled.training.trainable,
+        "largest": float(np.abs(tensor.initial).max()),
+        "vanished": compiled.model.vanished.get(tensor.name, 0),
+    }
+
+
+def _onnx(stored: Shape) -> list[int]:
+    return [stored[axis] for axis in CHANNELS_FIRST] if len(stored) == 4 else list(stored)
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def planned(compiled: Compiled) -> Result:
+    """`odl plan`: for each entry the order of its nodes and the blocks of memory, each with its first and last node."""
+    target, spaces, residents = compiled.target, compiled.program.spaces, compiled.program.residents
+    needed = spaces[ARENA] + target.stack_bytes
+    stored = [r.buffer.type.n_bytes for r in residents if r.buffer.space == ARENA and r.tensor.initial.any()]
+    return {
+        "target": target.name,
+        **arena(compiled),
+        "persistent_bytes": compiled.program.persistent_bytes,
+        "flash_bytes": {"constants": spaces[FLASH], "initial_weights": sum(stored)},
+        "input_bytes": {name: spaces[name] for name in compiled.program.inputs},
+        "stack_bytes": target.stack_bytes,
+        "ram": {"needed": needed, "available": target.ram_bytes, "fits": needed <= target.ram_bytes},
+        "tiles": [],
+        "entries": [_entry(compiled, graph) for graph in compiled.graphs],
+    }
+
+
+def arena(compiled: Compiled) -> Result:
+    """The size of each memory that the plan fills, and the size that no plan for the same order goes below."""
+    program = compiled.program
+    return {"arena_bytes": {ARENA: program.spaces[ARENA]}, "arena_lower_bound": program.lower_bound}
+
+
+def _entry(compiled: Compiled, graph: Graph) -> Result:
+    nodes = [
+        {"node": n.name, "operator": n.op.name, "layer": n.layer, "phase": n.phase.value, "live_bytes": live}
+        for n, live in zip(graph.nodes, live_bytes(graph), strict=True)
+    ]
+    blocks = [
+        {
+            "values": list(block.values), "space": place.space, "offset": place.offset, "bytes": block.n_bytes,
+            "first": block.first, "last": block.last,
+        }
+        for block, place in timeline(graph, compiled.plan)
+    ]  # fmt: skip
+    return {"entry": graph.name, "nodes": nodes, "blocks": blocks}
+
+
+# --- on a target ------------------------------------------------------------------------------------------------------
+
+
+def built(compiled: Compiled, folder: str, result: BuildResult) -> Result:
+    """`odl build`. The sections of a host program are not measured: 0."""
+    sizes = {"text": result.text_bytes, "data": result.data_bytes, "bss": result.bss_bytes}
+    return {
+        "target": compiled.target.name,
+        "folder": folder,
+        "elf": str(result.elf),
+        "section_bytes": sizes,
+        **arena(compiled),
+    }
+
+
+def ran(run: Run) -> Result:
+    """`odl run`: costs are of one step, the mean of all. A device that counts nothing tells MACs alone."""
+    costs = profile(run.compiled.program, run.counts)
+
+    def cost(of: Cost) -> Result:
+        return _cost(of, run.counter, len(run.loss))
+
+    layers = [
+        {"layer": layer, **cost(total(phases.values())), "phases": {p.value: cost(c) for p, c in phases.items()}}
+        for layer, phases in costs.items()
+    ]
+    return {
+        "target": run.compiled.target.name,
+        "on": run.on,
+        "steps": len(run.loss),
+        "loss": list(run.loss),
+        "per_step": cost(total(c for phases in costs.values() for c in phases.values())),
+        "layers": layers,
+        **arena(run.compiled),
+        "stack_bytes": run.stack_bytes,
+    }
+
+
+def _cost(cost: Cost, counter: str, steps: int) -> Result:
+    if not counter:
+        return {"macs": cost.macs}
+    whole, rest = divmod(cost.count, steps)
+    result = {counter: cost.count / steps if rest else whole, "macs": cost.macs}
+    if counter == "cycles":
+        result["mac_per_cycle"] = cost.macs * steps / cost.count if cost.count else 0.0
+    return result
+
+
+def verified(compiled: Compiled, on: str, verdict: Verdict) -> Result:
+    """`odl verify`: patterns are hexadecimal, of the tensor's width."""
+    different = verdict.first_difference
+    return {
+        "target": compiled.target.name,
+        "on": on,
+        "equal": verdict.equal,
+        "steps": verdict.steps,
+        "tensors": verdict.tensors,
+        "values": verdict.values,
+        "loss": list(verdict.loss),
+        "first_difference": _difference(compiled, different) if different else None,
+    }
+
+
+def _difference(compiled: Compiled, found: Difference) -> Result:
+    types: Mapping[str, Any] = {name: t for graph in compiled.graphs for name, t in graph.types.items()}
+    dtype = types[found.tensor].dtype
+    result: Result = {**asdict(found), "index": list(found.index)}
+    for side in ("expected", "actual"):
+        bits = result.pop(f"{side}_bits") & (1 << 8 * dtype.n_bytes) - 1
+        result[side] = {
+            "bits": f"0x{bits:0{2 * dtype.n_bytes}x}",
+            "value": np.array(bits, f"u{dtype.n_bytes}").view(dtype.numpy).item(),
+        }
+    return result

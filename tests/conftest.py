@@ -1,0 +1,29 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def real_folder() -> Path:
+    """Real models and data that the project cannot ship: `$ODL_REAL`, else a folder `shared` beside the checkout."""
+    return Path(os.environ.get("ODL_REAL", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder with `models/` and `data/` (MLPerf Tiny's models, CIFAR-10, Speech Commands), or a skip."""
+    folder = real_folder()
+    if not (folder / "models").is_dir():
+        pytest.skip("real models are not here: set ODL_REAL to a folder with models/ and data/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def examples() -> Path:
+    return ROOT / "examples"
