@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -49,7 +48,7 @@ class Recipe:
 
 
 class Sgd:
-    """v = momentum * v + g; w = w - lr * v: every intermediate is rounded as the network is."""
+    """v = momentum * v + g, rounded; w = w - lr * v, rounded: one gradient, one velocity, one weight are stored."""
 
     def __init__(self, network: TorchGraph, recipe: Recipe) -> None:
         self.store = network.rounding
@@ -66,15 +65,13 @@ class Sgd:
 
     @torch.no_grad()
     def step(self, network: TorchGraph) -> None:
-        store = self.store
-        lr = store(torch.tensor(self.recipe.lr))
         for name, weight in self.weights.items():
             assert weight.grad is not None
-            velocity = store(weight.grad)
+            velocity = self.store(weight.grad)
             if self.recipe.momentum:
-                velocity = store(store(self.recipe.momentum * self.velocity[name]) + velocity)
+                velocity = self.store(self.recipe.momentum * self.velocity[name] + velocity)
                 self.velocity[name] = velocity
-            updated = store(weight - store(lr * velocity))
+            updated = self.store(weight - self.recipe.lr * velocity)
             self.updates += int((velocity != 0).sum())
             self.lost += int(((velocity != 0) & (updated == weight)).sum())
             weight.copy_(updated)
@@ -82,31 +79,32 @@ class Sgd:
             weight.grad = None
 
 
-def batches(samples: Samples, batch: int, seed: int) -> Iterator[Samples]:
-    """Endless batches, the samples in a new order on each pass."""
+def walk(n_samples: int, steps: int, seed: int) -> Array:
+    """Which sample each step takes: every pass through the data in an order of its own, the one `odl run` takes."""
     rng = np.random.default_rng(seed)
-    x, y = samples
-    per_pass = len(y) // batch
-    while True:
-        for rows in rng.permutation(len(y))[: per_pass * batch].reshape(per_pass, batch):
-            yield x[rows], y[rows]
+    passes = [rng.permutation(n_samples) for _ in range(-(-steps // n_samples))]
+    return np.concatenate(passes)[:steps]
 
 
 def adapt(
     model: onnx.ModelProto, sets: tuple[Samples, Samples], recipe: Recipe, rounding: Rounding, steps: int, every: int
 ) -> tuple[list[float], float]:
-    """Accuracies on the second set after 0, `every`, 2 * `every`, ... steps on the first; share of lost updates."""
+    """Accuracies on the second set after 0, `every`, 2 * `every`, ... steps on the first; share of lost updates.
+
+    A step is one sample, as for `odl run`; `recipe.batch` steps make one update.
+    """
     network = TorchGraph(fold_batch_norm(model), rounding)
     optimizer = Sgd(network, recipe)
-    source = batches(sets[0], recipe.batch, recipe.seed)
-    accuracies = [network.accuracy(*sets[1])]
-    for step in range(1, steps + 1):
-        x, y = next(source)
-        loss = F.cross_entropy(network.logits(torch.from_numpy(x)), torch.from_numpy(y))
+    (x, y), evaluation = sets
+    order = walk(len(y), steps, recipe.seed)
+    accuracies = [network.accuracy(*evaluation)]
+    for step in range(recipe.batch, steps + 1, recipe.batch):
+        rows = order[step - recipe.batch : step]
+        loss = F.cross_entropy(network.logits(torch.from_numpy(x[rows])), torch.from_numpy(y[rows]))
         torch.autograd.backward(loss)
         optimizer.step(network)
         if step % every == 0:
-            accuracies.append(network.accuracy(*sets[1]))
+            accuracies.append(network.accuracy(*evaluation))
     return accuracies, optimizer.lost / max(optimizer.updates, 1)
 
 

@@ -127,7 +127,10 @@ def build(compiled: Compiled, folder: str | Path) -> BuildResult:
     with staged(path, MARKER) as inside:
         write_project(inside, compiled.title, compiled.program, compiled.training, compiled.target)
         note_origins(inside, compiled.model, compiled.recipe, compiled.target.name)
-    return compile_project(path, compiled.target, toolchain, defines={"ODL_RAM_BYTES": compiled.target.ram_bytes})
+        ram = {"ODL_RAM_BYTES": compiled.target.ram_bytes}
+        result = compile_project(inside, compiled.target, toolchain, defines=ram)
+        runner = result.elf.relative_to(inside.resolve())
+    return replace(result, elf=path / runner)
 
 
 def verify(

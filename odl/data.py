@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +43,12 @@ def load_data(path: Path, training: Training) -> Data:
     """Read `x` (N, ...), of the model's input shape in ONNX order and any real dtype, and `y`.
 
     Samples are rounded once to binary16. `y` holds (N,) integer labels for cross entropy, else (N, ...) of the output's
-    shape; without `y`, mse trains towards the input itself. Raises ModelError naming the file and the array.
+    shape; without `y`, mse trains towards the input itself. Raises ModelError naming the file and the array: `data-`
+    `unreadable`, `key`, `type`, `shape`, `count`, `not-finite`, `overflow` (in binary16), or `label-range`.
     """
     arrays = _read(path)
     graph = training.step
     sample, target = graph.inputs[training.sample], graph.inputs[training.target]
-    if "x" not in arrays:
-        raise ModelError("data-key", str(path), f"has no array 'x', only {', '.join(arrays) or 'none'}")
     samples = _stored(arrays["x"], sample.shape, f"{path}: x")
     if target.dtype is DType.I32:
         classes = training.graphs["infer"].types[training.graphs["infer"].outputs[0]].shape[-1]
@@ -69,23 +67,40 @@ def load_data(path: Path, training: Training) -> Data:
 def _read(path: Path) -> dict[str, Array]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files if name in ("x", "y")}
-    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            arrays = {name: archive[name] for name in archive.files if name in ("x", "y")}
+            names = ", ".join(archive.files) or "none"
+    except Exception as error:  # a broken file can raise nearly anything in zipfile, zlib and NumPy
         raise ModelError("data-unreadable", str(path), f"is not a readable .npz file: {error}") from error
+    if "x" not in arrays:
+        raise ModelError("data-key", str(path), f"has no array 'x', only {names}")
+    return arrays
 
 
 def _stored(array: Array, shape: Shape, where: str) -> Array:
     """(N, *ONNX shape without the batch) of a real dtype -> binary16 (N, 1, ...) in storage order."""
-    if array.dtype.kind not in "biuf":
-        raise ModelError("data-type", where, f"{array.dtype} is not a real number type")
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise ModelError("data-type", where, f"{array.dtype} is not a real number type of up to 64 bits")
     onnx_shape = tuple(shape[axis] for axis in (0, 3, 1, 2)) if len(shape) == 4 else shape
-    if array.shape[1:] not in (onnx_shape[1:], onnx_shape):
+    if len(array.shape) == 0 or array.shape[1:] not in (onnx_shape[1:], onnx_shape):
         raise ModelError("data-shape", where, f"holds {array.shape}, the model wants (N, {onnx_shape[1:]})")
     rounded: Array = fp16.half(array).reshape(len(array), *onnx_shape)
+    _check_finite(array, rounded, where)
     if len(shape) == 4:
         rounded = rounded.transpose(0, *(axis + 1 for axis in CHANNELS_LAST))
     assert rounded.shape[1:] == stored_shape(onnx_shape)
     return np.ascontiguousarray(rounded)
+
+
+def _check_finite(array: Array, rounded: Array, where: str) -> None:
+    """Refuse samples that no step could learn from: a gradient that is not finite changes no weight."""
+    lost = ~np.isfinite(rounded).all(axis=tuple(range(1, rounded.ndim)))
+    if lost.any():
+        at, count = int(lost.argmax()), int(lost.sum())
+        if np.isfinite(array[at]).all():
+            largest = np.abs(array[at].astype(np.float64)).max()
+            why = f"sample {at} holds {largest:g}, beyond binary16's 65504 ({count} such samples)"
+            raise ModelError("data-overflow", where, why, "scale the data, and the model with it")
+        raise ModelError("data-not-finite", where, f"sample {at} holds NaN or infinity ({count} such samples)")
 
 
 def _labels(array: Array | None, classes: int, where: str) -> Array:

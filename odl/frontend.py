@@ -15,7 +15,7 @@ from onnx import numpy_helper
 import odl.ops  # noqa: F401  fills the registry
 from odl.errors import ModelError, OdlError, Problem
 from odl.folding import fold_batch_normalization
-from odl.graph import Graph, fresh, prune
+from odl.graph import Graph, prune
 from odl.model_file import ONNX_DOMAINS, check, dims_text, first_line, flatten, inferred_shapes, read_model
 from odl.ops._importer import BATCH_HINT, IMPORTS, Importer, OnnxNode, stored_shape
 from odl.ops._windows import Window
@@ -116,7 +116,7 @@ def _unsupported(flat: onnx.ModelProto) -> list[Problem]:
     """Every node whose operator has no import rule, with the shapes that it reads."""
     problems = []
     shapes: dict[str, str] | None = None
-    for index, node in enumerate(flat.graph.node):
+    for node in flat.graph.node:
         op_type = _op_type(node)
         if op_type in IMPORTS or op_type == "Constant":
             continue
@@ -125,7 +125,7 @@ def _unsupported(flat: onnx.ModelProto) -> list[Problem]:
         nearest = f"try {_NEAREST[op_type]}; " if op_type in _NEAREST else ""
         problems.append(
             Problem(
-                "unsupported-operator", f"{op_type} '{node.name or index}'", f"is not supported (it reads {seen})",
+                "unsupported-operator", f"{op_type} '{node.name}'", f"is not supported (it reads {seen})",
                 f"{nearest}supported: {', '.join(sorted(IMPORTS))}",
             )
         )  # fmt: skip
@@ -148,18 +148,10 @@ def _array(tensor: onnx.TensorProto, where: str) -> Array:
 
 
 def _nodes(graph: onnx.GraphProto) -> list[OnnxNode]:
-    """The nodes under unique names: their own, or else their operator and place in the file."""
-    named = {node.name for node in graph.node}
-    seen: set[str] = set()
-    nodes = []
-    for index, node in enumerate(graph.node):
-        name = node.name
-        if not name or name in seen:
-            name = fresh(name or f"{node.op_type}_{index}", named)
-        named.add(name)
-        seen.add(name)
-        nodes.append(OnnxNode(_op_type(node), name, tuple(node.input), tuple(node.output), _attributes(node)))
-    return nodes
+    return [
+        OnnxNode(_op_type(node), node.name, tuple(node.input), tuple(node.output), _attributes(node))
+        for node in graph.node
+    ]
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 onnx.load accepts an empty file, and onnx.checker leaves much unsaid, so what the import relies on is looked at here.
 Every refusal is a ModelError: `file-missing`, `not-a-file`, `file-unreadable`, `opset`, `empty-graph`; for data in
 other files `external-data-outside`, `-missing`, `-short`, `-malformed`; `function-recursion`, `too-many-nodes`;
-`duplicate-name`, `dangling-input`, `cycle`, `sparse-initializer`; `onnx-checker` and `type-mismatch` in ONNX's words.
+`duplicate-name`, `dangling-input`, `cycle`, `sparse-initializer`; in ONNX's words `onnx-checker`, `type-mismatch` and
+`shape-mismatch`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from math import prod
@@ -17,9 +19,10 @@ import onnx
 import onnx.checker
 import onnx.inliner
 import onnx.shape_inference
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
 from odl.errors import ModelError, Problem
+from odl.graph import fresh
 
 OLDEST_OPSET = 13
 NEWEST_OPSET = 26
@@ -45,7 +48,8 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 
 def flatten(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its functions inlined and the nodes that its outputs need in an order in which they can run.
+    """The model with its functions inlined and the nodes that its outputs need, uniquely named, in an order in which
+    they can run.
 
     Of nodes that may run, the one that stands first in the file comes first: a sorted file stays as it is.
     """
@@ -59,7 +63,7 @@ def flatten(proto: onnx.ModelProto) -> onnx.ModelProto:
             raise ModelError("onnx-checker", "local functions", first_line(error)) from error
     graph = flat.graph
     _check_names(graph)
-    nodes = list(graph.node)
+    nodes = _named(graph.node)
     kept = _needed(nodes, _sorted(nodes, _given(graph)), {output.name for output in graph.output})
     del graph.node[:]
     graph.node.extend(nodes[at] for at in kept)
@@ -67,15 +71,33 @@ def flatten(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def check(flat: onnx.ModelProto) -> None:
-    """What onnx.checker and ONNX's type inference have to say against a flat model."""
+    """What onnx.checker and ONNX's inference of types and shapes have to say against a flat model.
+
+    Shapes that the file declares for results are set aside: they decide nothing, and exporters get them wrong.
+    """
     try:
         onnx.checker.check_model(flat)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelError("onnx-checker", "model", first_line(error)) from error
-    try:
-        onnx.shape_inference.infer_shapes(flat, check_type=True)
-    except (onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ModelError("type-mismatch", "model", first_line(error)) from error
+    bare = onnx.ModelProto()
+    bare.CopyFrom(flat)
+    del bare.graph.value_info[:]
+    for output in bare.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    for code, strict in (("type-mismatch", False), ("shape-mismatch", True)):
+        try:
+            onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=strict)
+        except (onnx.shape_inference.InferenceError, ValueError) as error:
+            raise ModelError.of(_inference_problems(code, str(error))) from error
+
+
+def _inference_problems(code: str, text: str) -> list[Problem]:
+    """ONNX's complaints node by node, without those about inputs that an earlier one left without a type."""
+    found = re.findall(r"\(op_type:([^,)]+)(?:, node name: (.*?))?\): (.*)", text)
+    own = [item for item in found if "instead is null" not in item[2]] or found
+    if not own:
+        return [Problem(code, "model", text.strip())]
+    return [Problem(code, f"{op_type} '{name}'", why.split("] ")[-1]) for op_type, name, why in own]
 
 
 def inferred_shapes(flat: onnx.ModelProto) -> dict[str, str]:
@@ -112,9 +134,21 @@ def _parse(path: Path) -> onnx.ModelProto:
         if not path.is_file():
             raise ModelError("not-a-file", str(path), "this is a folder or a device, not an ONNX file")
         proto.ParseFromString(path.read_bytes())
+        _check_text(proto)
     except (DecodeError, ValueError, OSError) as error:
         raise ModelError("file-unreadable", str(path), f"it cannot be read as ONNX: {first_line(error)}") from error
     return proto
+
+
+def _check_text(message: Message) -> None:
+    """Refuse strings that are not UTF-8; protobuf hands them out as bytes. Messages nest at most a hundred deep."""
+    for field, content in message.ListFields():
+        items = [content] if isinstance(content, Message | str | bytes | int | float) else content
+        if field.type == field.TYPE_MESSAGE:
+            for item in items:
+                _check_text(item)
+        elif field.type == field.TYPE_STRING and not all(isinstance(item, str) for item in items):
+            raise ValueError(f"{field.full_name} is not UTF-8")
 
 
 # --- data in other files ----------------------------------------------------------------------------------------------
@@ -230,12 +264,25 @@ def _twice(names: Iterable[str]) -> Iterator[Problem]:
         seen.add(name)
 
 
+def _named(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """The nodes under unique names: their own, or else their operator and place in the file."""
+    found = list(nodes)
+    taken = {node.name for node in found}
+    seen: set[str] = set()
+    for index, node in enumerate(found):
+        if not node.name or node.name in seen:
+            node.name = fresh(node.name or f"{node.op_type}_{index}", taken)
+        taken.add(node.name)
+        seen.add(node.name)
+    return found
+
+
 def _sorted(nodes: Sequence[onnx.NodeProto], given: set[str]) -> list[int]:
     """Indices of nodes in topological order, the smallest first where there is a choice."""
     maker = {name: at for at, node in enumerate(nodes) for name in node.output if name}
     order = _topological([[maker[name] for name in {*node.input} - given] for node in nodes], range(len(nodes)))
     if len(order) < len(nodes):
-        stuck = [nodes[at].name or f"{nodes[at].op_type} {at}" for at in sorted({*range(len(nodes))} - {*order})]
+        stuck = [nodes[at].name for at in sorted({*range(len(nodes))} - {*order})]
         more = f" and {len(stuck) - 5} more" if len(stuck) > 5 else ""
         raise ModelError("cycle", ", ".join(stuck[:5]) + more, "these nodes wait for each other's results")
     return order

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from odl.api import Compiled
 from odl.graph import Phase
-from odl.results import Result, planned
+from odl.results import planned
 
-_NUMBER = re.compile(r"[-+]?[\d,.]+( %)?|-?inf|nan|")
+_NUMBER = re.compile(r"([-+]?[\d,.]+(e[-+]\d+)?( %)?)?")
 _LONGEST_CELL = 44
-_MAP_WIDTH = 48
+_MAP_WIDTH = 40
+
+Result = Mapping[str, Any]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns two spaces apart, numbers to the right. Whole numbers get separators; long words are cut."""
+    """Columns two spaces apart, numbers to the right, long words cut except in the last column."""
     body = [[_cell(value) for value in row] for row in rows]
-    columns = list(zip(header, *body, strict=True))
+    cut = [[*(_cut(cell) for cell in row[:-1]), row[-1]] for row in (list(header), *body)]
+    columns = list(zip(*cut, strict=True))
     right = [all(_NUMBER.fullmatch(cell) for cell in column[1:]) for column in columns]
     widths = [max(map(len, column)) for column in columns]
-    lines = (
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
-        for row in (header, *body)
+    return "\n".join(
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
+        for row in cut
     )
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def _cell(value: object) -> str:
@@ -36,20 +38,22 @@ def _cell(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.1f}"
-    text = str(value).replace("\n", "\\n")
-    return text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 3]}..."
+        return f"{value:.4g}"
+    return str(value).replace("\n", "\\n")
 
 
-def _facts(rows: Iterable[tuple[str, str]]) -> str:
+def _cut(cell: str) -> str:
+    return cell if len(cell) <= _LONGEST_CELL else f"{cell[: _LONGEST_CELL - 3]}..."
+
+
+def _facts(*facts: tuple[str, str]) -> str:
     """Words and what they are, one a line."""
-    kept = list(rows)
-    width = max(len(word) for word, _ in kept)
-    return "\n".join(f"{word.ljust(width)}  {text}" for word, text in kept)
+    width = max(len(word) for word, _ in facts)
+    return "\n".join(f"{word.ljust(width)}  {text}" for word, text in facts)
 
 
-def _by(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))
+def _paragraphs(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)
 
 
 def loss_text(loss: float) -> str:
@@ -57,27 +61,207 @@ def loss_text(loss: float) -> str:
     return str(np.float32(loss))
 
 
-# --- without a model --------------------------------------------------------------------------------------------------
+# --- without a target -------------------------------------------------------------------------------------------------
 
 
-def operators(result: Result) -> str:
+def supported(result: Result) -> str:
     """`odl ops`."""
     rows = [(o["operator"], o["gradient"], ", ".join(o["targets"]), o["limits"]) for o in result["operators"]]
-    widest = max(len(limits) for *_, limits in rows)
-    lines = table(("operator", "gradient", "targets"), [row[:3] for row in rows]).splitlines()
-    width = max(map(len, lines))
-    limits = ("limits", *(row[3] for row in rows))
-    assert widest >= 0
-    return "\n".join(f"{line.ljust(width)}  {text}".rstrip() for line, text in zip(lines, limits, strict=True))
+    return table(("operator", "gradient", "targets", "limits"), rows)
 
 
 def tools(result: Result) -> str:
     """`odl doctor`."""
+    rows = [(t["name"], "found" if t["found"] else "missing", t["version"], t["path"]) for t in result["tools"]]
+    hints = [f"{t['name']}: {t['hint']}" for t in result["tools"] if t["hint"]]
+    can = "can" if result["usable"] else "cannot"
+    verdict = f"target {result['target']} {can} be compiled and run here"
+    return _paragraphs(table(("tool", "", "version", "path"), rows), "\n".join(hints), verdict)
+
+
+def checked(result: Result) -> str:
+    """`odl check`."""
+    header = ("layer", "output", "MACs", "weights", "trained", "largest", "vanished", "operators")
+    macs, weights = result["macs"], f"{result['weights']:,}, of which {result['trained_weights']:,} are trained"
+    inputs = ", ".join(f"{value['name']}: {_by(value['shape'])}" for value in result["input"])
+    lost = (f"binary16: {n:,} elements of '{name}' become zero" for name, n in result["vanished"].items())
+    facts = _facts(
+        ("model", f"{result['model']}: accepted"),
+        ("input", inputs),
+        ("weights", weights),
+        ("MACs", f"{macs['forward']:,} forward, {macs['step']:,} a training step"),
+    )
+    return _paragraphs(facts, table(header, map(_layer, result["layers"])), "\n".join(lost))
+
+
+def _layer(layer: Result) -> tuple[object, ...]:
+    weights, words = layer["weights"], "+".join(layer["operators"])
+    if not weights:
+        return layer["layer"], _by(layer["shape"]), layer["macs"], "", "", "", "", words
+    elements = sum(weight["elements"] for weight in weights)
+    trained = sum(weight["elements"] for weight in weights if weight["trained"])
+    largest, vanished = max(w["largest"] for w in weights), sum(w["vanished"] for w in weights)
+    return layer["layer"], _by(layer["shape"]), layer["macs"], elements, trained, largest, vanished, words
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def plan(result: Result) -> str:
+    """`odl plan`: sizes, then the order of each entry with a picture of the arena while each node runs."""
+    (size,), bound, kept = result["arena_bytes"].values(), result["arena_lower_bound"], result["persistent_bytes"]
+    flash, ram = result["flash_bytes"], result["ram"]
+    inputs = ", ".join(f"{name} {n_bytes:,}" for name, n_bytes in result["input_bytes"].items())
+    facts = _facts(
+        ("target", result["target"]),
+        ("arena", f"{size:,} bytes: {kept:,} persistent, {size - kept:,} transient"),
+        ("lower bound", f"{bound:,} bytes; the arena is {size - bound:,} above it"),
+        ("flash", f"{flash['constants']:,} bytes of constants, {flash['initial_weights']:,} of initial weights"),
+        ("inputs", f"{inputs} bytes, in the caller's memory"),
+        ("tiles", "none: the memory is flat"),
+        ("RAM", f"{ram['needed']:,} bytes with {result['stack_bytes']:,} of stack, of {ram['available']:,}: "
+                f"{'fits' if ram['fits'] else 'does not fit'}"),
+    )  # fmt: skip
+    return _paragraphs(facts, *(_order(entry, size, kept) for entry in result["entries"]))
+
+
+def _order(entry: Result, size: int, kept: int) -> str:
+    rows = (
+        (
+            at,
+            node["live_bytes"],
+            _map(entry["blocks"], at, size, kept),
+            node["operator"],
+            _words(node["phase"]),
+            node["layer"],
+        )
+        for at, node in enumerate(entry["nodes"])
+    )
+    header = ("node", "live", "arena: = persistent, # live", "operator", "phase", "layer")
+    return f"{entry['entry']}\n{table(header, rows)}"
+
+
+def _words(phase: str) -> str:
+    return phase.replace("_", " ")
+
+
+def _map(blocks: Iterable[Result], at: int, size: int, kept: int) -> str:
+    """The arena while node `at` runs, from its first byte to its last."""
+    cells = ["."] * _MAP_WIDTH
+    used = ((b["offset"], b["bytes"]) for b in blocks if b["space"] == "arena" and b["first"] <= at <= b["last"])
+    for offset, n_bytes in sorted(used, reverse=True):
+        for cell in range(offset * _MAP_WIDTH // size, -(-(offset + n_bytes) * _MAP_WIDTH // size)):
+            cells[cell] = "=" if offset < kept else "#"
+    return "".join(cells)
+
+
+def memory_map(result: Result) -> str:
+    """The plan in full: for each entry its nodes by number, and every block with its bytes and its life."""
+    return "".join(f"{line}\n" for entry in result["entries"] for line in _blocks(entry))
+
+
+def _blocks(entry: Result) -> Iterator[str]:
+    yield f"entry {entry['entry']}"
+    for at, node in enumerate(entry["nodes"]):
+        yield f"  node {at}: {node['node']}, {node['phase']}, {node['live_bytes']} bytes live"
+    for block in sorted(entry["blocks"], key=lambda block: (block["space"], block["offset"], block["first"])):
+        begin, end = block["offset"], block["offset"] + block["bytes"]
+        values = ", ".join(block["values"])
+        yield f"  {block['space']} {begin:#08x}..{end:#08x} nodes {block['first']}..{block['last']}: {values}"
+
+
+# --- on a target ------------------------------------------------------------------------------------------------------
+
+
+def built(result: Result) -> str:
+    """`odl build`."""
+    sizes, (arena,) = result["section_bytes"], result["arena_bytes"].values()
+    measured = f"text {sizes['text']:,}, data {sizes['data']:,}, bss {sizes['bss']:,} bytes"
+    return _facts(
+        ("project", result["folder"]),
+        ("runner", result["elf"]),
+        ("sections", measured if any(sizes.values()) else "not measured on this target"),
+        ("arena", f"{arena:,} bytes (lower bound {result['arena_lower_bound']:,})"),
+    )
+
+
+def ran(result: Result) -> str:
+    """`odl run`: what stands under the stream of losses."""
+    loss, step, (arena,) = result["loss"], result["per_step"], result["arena_bytes"].values()
+    counter = _counter(result)
+    cost = "".join(f"{step[word]:,.0f} {word}, " for word in [counter] if word)
+    facts = _facts(
+        ("steps", f"{result['steps']:,} on {result['on']}"),
+        ("loss", f"{loss_text(loss[0])} at first, {loss_text(loss[-1])} at last"),
+        ("a step", f"{cost}{step['macs']:,} MACs"),
+        ("arena", f"{arena:,} bytes (lower bound {result['arena_lower_bound']:,})"),
+        ("stack", f"{result['stack_bytes']:,} bytes" if result["stack_bytes"] else "not measured on this target"),
+    )
+    return "\n" + _paragraphs(facts, _costs(result, counter or "macs"))
+
+
+def _counter(result: Result) -> str:
+    return next((word for word in ("cycles", "instructions") if word in result["per_step"]), "")
+
+
+def _costs(result: Result, unit: str) -> str:
+    """`unit` of a step by layer and phase, and each layer's share of the whole."""
+    whole = result["per_step"][unit]
     rows = [
-        (tool["name"], "found" if tool["found"] else "missing", tool["version"], tool["path"])
-        for tool in result["tools"]
-    ]
-    hints = [f"{tool['name']}: {tool['hint']}" for tool in result["tools"] if tool["hint"]]
-    verdict = "compiles and runs here" if result["usable"] else "cannot be compiled or run here"
-    parts = [table(("tool", "", "version", "path"), rows), "\n".join(hints), f"target {result['target']} {verdict}"]
-    return "\n\n".join(part for part in parts if part)
+        (*(_rounded(layer["phases"].get(phase.value, {}).get(unit)) for phase in Phase), _rounded(layer[unit]),
+         f"{100 * layer[unit] / whole if whole else 0:.1f} %", layer["layer"])
+        for layer in result["layers"]
+    ]  # fmt: skip
+    phases = [_words(phase.value) for phase in Phase]
+    return f"{unit if unit != 'macs' else 'MACs'} a step\n" + table((*phases, "all", "share", "layer"), rows)
+
+
+def _rounded(value: float | None) -> object:
+    return "" if value is None else round(value)
+
+
+def verified(result: Result) -> str:
+    """`odl verify`."""
+    compared = f"{result['tensors']:,} tensors, {result['values']:,} values over {result['steps']:,} steps"
+    if result["equal"]:
+        return f"equal: {compared} are the same bits on {result['on']} and in NumPy"
+    found = result["first_difference"]
+    sides = (
+        (side, f"{found[word]['bits']} ({found[word]['value']:g})")
+        for side, word in ((f"on {result['on']}", "actual"), ("in NumPy", "expected"))
+    )
+    return "different: the first element that differs, of " + compared + "\n\n" + _facts(
+        ("step", str(found["step"])),
+        ("layer", found["layer"]),
+        ("kernel", found["kernel"]),
+        ("tensor", found["tensor"]),
+        ("index", f"[{', '.join(map(str, found['index']))}], in storage order"),
+        *sides,
+    )  # fmt: skip
+
+
+def evaluated(result: Result) -> str:
+    """`odl eval`."""
+    if "accuracy" in result:
+        return f"accuracy {result['accuracy']:.4f}: {result['correct']:,} of {result['samples']:,} on {result['on']}"
+    return f"mean squared error {result['mean_squared_error']:.6g} of {result['samples']:,} samples on {result['on']}"
+
+
+def exported(result: Result) -> str:
+    """`odl export`."""
+    return f"{result['model']}: {len(result['trained'])} trained initializers"
+
+
+# --- dumps ------------------------------------------------------------------------------------------------------------
+
+STAGES: Mapping[str, Callable[[Compiled], str]] = {
+    "graph": lambda compiled: str(compiled.model.graph),
+    "train": lambda compiled: "\n".join(map(str, compiled.training.graphs.values())),
+    "schedule": lambda compiled: "\n".join(map(str, compiled.graphs)),
+    "plan": lambda compiled: memory_map(planned(compiled)),
+    "program": lambda compiled: str(compiled.program),
+}

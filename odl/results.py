@@ -13,7 +13,7 @@ import numpy as np
 
 from odl.api import Compiled, Run
 from odl.compare import Difference, Verdict
-from odl.graph import Graph, Persistent, Role
+from odl.graph import Graph, Persistent
 from odl.memory import live_bytes, timeline
 from odl.ops._importer import CHANNELS_FIRST, IMPORTS
 from odl.profile import Cost, profile, total

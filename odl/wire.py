@@ -376,11 +376,13 @@ class LogBuilder:
         rows = self._rows[type(record)]
         match record:
             case Loss() | Output() | Hashes() | Profile():
-                position = record.step
+                position, limit = record.step, self._job.n_steps
             case Weight():
-                position = record.index
+                position, limit = record.index, record.index + 1
             case _:
-                position = 0
+                position, limit = 0, 1
+        if position >= limit:
+            raise _incomplete(f"{type(record).__name__} {position} comes after the last step")
         if position != len(rows):
             kind = type(record).__name__
             raise _incomplete(f"{kind} {position} comes where {kind} {len(rows)} should")

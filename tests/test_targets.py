@@ -317,6 +317,11 @@ def test_a_program_that_misbehaves_is_named(script: str, code: str, words: str, 
     assert time.monotonic() - started < 10
 
 
+def test_a_program_that_cannot_be_started_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runner").write_text("not a program")
+    assert refusal(lambda: simulator_for(HOST).run(tmp_path / "runner", job())).code == "target-crashed"
+
+
 def test_the_pretended_program_can_do_well(tmp_path: Path) -> None:
     with pytest.raises(pytest.fail.Exception):
         pretend("log.write(good)", tmp_path)

@@ -180,3 +180,12 @@ def test_a_sound_log_that_is_not_the_jobs_is_incomplete(parts: list[bytes]) -> N
     with pytest.raises(TargetError) as caught:
         collect(BOOT, *parts, END)
     assert caught.value.code == "log-incomplete"
+
+
+def test_a_device_that_never_stops_is_stopped_at_its_first_step_too_many() -> None:
+    builder = LogBuilder(JOB)
+    for item in read(b"".join([BOOT, *LOSSES, END])):
+        builder.add(item)
+    with pytest.raises(TargetError) as caught:
+        builder.add(Loss(2, np.float32(0)))
+    assert caught.value.code == "log-incomplete"

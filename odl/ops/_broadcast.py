@@ -14,7 +14,7 @@ from odl.errors import ModelError
 from odl.graph import Builder, Kernel, Operator
 from odl.ops._importer import CHANNELS_LAST, Importer, OnnxNode, Sample, stored_shape
 from odl.ops.row_sum import RowSum, WeightRowSum
-from odl.types import Array, Shape, TensorType
+from odl.types import Array, DType, Shape, TensorType
 
 LIMITS = "operands of one shape, or one of them per channel, (C, 1, 1) at rank 4 and (C,) at others, or one element"
 
@@ -35,7 +35,8 @@ class Binary(Operator):
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         a, b = inputs
-        if a.dtype != b.dtype or (a.shape != b.shape and b.n_elems not in (1, *a.shape[-1:])):
+        fits = a.shape == b.shape or b.n_elems in (1, *a.shape[-1:])
+        if not fits or any(type_.dtype is not DType.F16 for type_ in inputs):
             raise ModelError("shape-mismatch", self.name, f"{b} does not broadcast to {a}")
         return (a,)
 

@@ -156,6 +156,8 @@ def _mean_samples() -> Iterable[Sample]:
         yield Sample("GlobalAveragePool", ((1, *x),))
     yield Sample("ReduceMean", ((1, 5, 4, 3),), {"axes": (2, 3), "keepdims": 1})
     yield Sample("ReduceMean", ((1, 5, 3, 3),), {"axes": (-1, -2), "keepdims": 0})
+    axes = np.array([2, 3], np.int64)
+    yield Sample("ReduceMean", ((1, 3, 5, 5), (2,)), {"keepdims": 0}, constants=(1,), values={1: axes}, opset=18)
 
 
 @imports("GlobalAveragePool", "ReduceMean", samples=_mean_samples, limits="over the two spatial axes of one image")

@@ -77,15 +77,17 @@ class Crop(Operator):
 
 
 def _samples() -> Iterable[Sample]:
-    def pad(x: Shape, pads: tuple[int, ...], *more: Array) -> Sample:
+    def pad(x: Shape, pads: tuple[int, ...], *more: Array, opset: int = 17) -> Sample:
         values = dict(enumerate((np.array(pads, np.int64), *more), start=1))
         shapes = (x, *(tuple(value.shape) for value in values.values()))
-        return Sample("Pad", shapes, {"mode": "constant"}, constants=tuple(values), values=values)
+        return Sample("Pad", shapes, {"mode": "constant"}, constants=tuple(values), values=values, opset=opset)
 
     yield pad((1, 3, 4, 5), (0, 0, 1, 2, 0, 0, 3, 1))
     yield pad((1, 2, 3, 3), (0, 0, 0, 0, 0, 0, 1, 1), np.array(0.1, np.float32))
     yield pad((1, 1, 1, 1), (0, 0, 2, 0, 0, 0, 0, 1), np.array(-1.5, np.float32))
     yield pad((1, 2, 3, 4), (0,) * 8)
+    axes = np.array([2, -1], np.int64)
+    yield pad((1, 2, 3, 4), (1, 0, 0, 2), np.array(0.0, np.float32), axes, opset=18)
 
 
 @imports("Pad", samples=_samples, limits="mode constant, the spatial axes of one image, constant pads of at least 0")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from odl import wire
 from odl.elf import read_elf
@@ -130,6 +131,13 @@ def _status_text(status: int) -> str:
     return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
 
 
+def _start(argv: Sequence[str], elf: Path, console: IO[bytes], workdir: Path) -> Child:
+    try:
+        return Child(argv, output=console, cwd=workdir)
+    except OSError as error:
+        raise TargetError("target-crashed", elf.name, f"it cannot be started: {error}") from error
+
+
 def simulate(
     argv: Sequence[str],
     elf: Path,
@@ -146,7 +154,7 @@ def simulate(
         (workdir / wire.LOG_FILE).unlink(missing_ok=True)
         wire.write_job(workdir / wire.JOB_FILE, job)
         console = stack.enter_context((workdir / CONSOLE_FILE).open("wb"))
-        child = stack.enter_context(Child(argv, output=console, cwd=workdir))
+        child = stack.enter_context(_start(argv, elf, console, workdir))
         builder = LogBuilder(job)
         for record in _Run(elf, workdir, timeout_s).records(child):
             builder.add(record)

@@ -1,0 +1,323 @@
+"""The command line: what is asked, in words; the answers come from `odl.api`, `odl.results` and `odl.render`."""
+
+from __future__ import annotations
+
+import functools
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from odl import api, render, results
+from odl.console import Console
+from odl.errors import BitsDifferError, ExitCode, ToolError, UsageError
+from odl.fp16 import Accumulate
+from odl.project import MARKER, read_origins, sha256
+from odl.recipe import LOSSES, OPTIMIZERS, Recipe, read_recipe
+from odl.targets import DEFAULT, TARGETS, machine_for
+from odl.toolchain import doctor as look_around
+from odl.version import VERSION
+
+_CODES = ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
+_EPILOG = f"""\b
+MODEL is an ONNX file, or a folder that `odl build` or `odl run -o` wrote.
+Exit codes: {_CODES}.
+Shell completion: eval "$(_ODL_COMPLETE=bash_source odl)", or zsh_source, fish_source."""
+
+_SIMULATORS = list(dict.fromkeys(target.simulator for target in TARGETS.values()))
+
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(VERSION, prog_name="odl", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Compile ONNX models to C that trains them on RISC-V microcontrollers, bit for bit equal to NumPy."""
+
+
+def verb(function: Callable[..., None]) -> Callable[..., None]:
+    """A command named as `function`, which gets a Console; it takes --json, -v and -q, and ends as `ExitCode` says."""
+
+    @functools.wraps(function)
+    def run(as_json: bool, verbose: bool, quiet: bool, **arguments: Any) -> None:
+        console = Console(as_json, -1 if quiet else int(verbose))
+        with console.errors():
+            function(console, **arguments)
+
+    command = cli.command(function.__name__.strip("_"))(run)
+    command.params += [
+        click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON."),
+        click.Option(["-v", "--verbose"], is_flag=True, help="Say what is done; trace errors of odl itself."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Show no progress bar."),
+    ]
+    return function
+
+
+# --- what commands take -----------------------------------------------------------------------------------------------
+
+
+def _n_bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """A size: 65536, 64K, 1M, 64KiB."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:([km])(?:i?b)?)?", value, re.IGNORECASE)
+    if not match or not int(match[1]):
+        raise click.BadParameter(f"{value!r} is no size such as 65536, 64K or 1M")
+    return int(match[1]) << {"": 0, "k": 10, "m": 20}[(match[2] or "").lower()]
+
+
+@dataclass(frozen=True)
+class RecipeFlags:
+    """A recipe file, and what flags change."""
+
+    file: Path | None
+    changes: Mapping[str, Any]
+
+    def over(self, base: Recipe) -> Recipe:
+        """The recipe: the file's or `base`, with the changes."""
+        return (read_recipe(self.file) if self.file else base).with_changes(self.changes)
+
+    @property
+    def given(self) -> bool:
+        return self.file is not None or any(value is not None for value in self.changes.values())
+
+
+_RECIPE_HELP = {
+    "loss": "Loss to minimise.",
+    "optimizer": "Optimizer.",
+    "lr": "Learning rate.",
+    "momentum": "Momentum.",
+    "weight_decay": "Weight decay, added to the gradient.",
+    "batch": "Samples per update.",
+    "trainable": "ONNX names of the weights or nodes to train, with * and ?. May be repeated.",
+    "accumulate": "Accumulator of sums of products.",
+    "gradients": "Type of weight gradients.",
+    "loss_scale": "Factor on the loss's gradient, divided out in the update.",
+    "seed": "Seed of the sample order.",
+}
+_CHOICES = {
+    "loss": LOSSES, "optimizer": OPTIMIZERS, "gradients": ("fp32", "fp16"),
+    "accumulate": tuple(mode.value for mode in Accumulate),
+}  # fmt: skip
+
+
+def recipe_options(function: Callable[..., None]) -> Callable[..., None]:
+    """-r, and a flag a field of Recipe; the command gets them as `recipe`."""
+
+    @functools.wraps(function)
+    def run(console: Console, recipe_file: Path | None, **arguments: Any) -> None:
+        given = {name: arguments.pop(name) for name in _RECIPE_HELP}
+        changes = {name: None if value == () else value for name, value in given.items()}
+        function(console, recipe=RecipeFlags(recipe_file, changes), **arguments)
+
+    for field in reversed(fields(Recipe)):
+        many = isinstance(field.default, tuple)
+        default = ", ".join(field.default) if many else field.default
+        click.option(
+            f"--{field.name.replace('_', '-')}", field.name, multiple=many, metavar="PATTERN" if many else None,
+            type=click.Choice(_CHOICES[field.name]) if field.name in _CHOICES else str if many else type(field.default),
+            help=f"{_RECIPE_HELP[field.name]}  [{default}]",
+        )(run)  # fmt: skip
+    path = click.Path(path_type=Path)
+    click.option("-r", "--recipe", "recipe_file", type=path, metavar="TOML", help="Recipe file; flags go over it.")(run)
+    return run
+
+
+_path = click.Path(path_type=Path)
+_model = click.argument("model", type=_path)
+_run_folder = click.argument("run_folder", metavar="RUN", type=_path)
+_data = click.option("--data", required=True, type=_path, metavar="NPZ", help="Arrays x (N, ...) and y.")
+_steps = click.option("--steps", required=True, type=click.IntRange(min=1), help="Training steps, one sample each.")
+_target = click.option("-t", "--target", type=click.Choice(list(TARGETS)), help=f"[{DEFAULT.name}, or the folder's]")
+_on = click.option("--on", type=click.Choice(_SIMULATORS), help="Where it runs.  [the target's simulator]")
+_timeout = click.option(
+    "--timeout", default=120.0, type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+    help="Longest silence of the target.  [120]",
+)  # fmt: skip
+_ram = click.option("--ram", callback=_n_bytes, metavar="BYTES", help="RAM of your chip, as 64K.  [the target's]")
+
+
+def _out(help_: str, *, required: bool = True) -> Decorator:
+    return click.option("-o", "--output", type=_path, required=required, help=help_)
+
+
+def _compile(console: Console, path: Path, recipe: RecipeFlags, target: str | None) -> api.Compiled:
+    """From an ONNX file, or again from what a folder of ours was made from; notes the model's hash."""
+    started = time.monotonic()
+    if (path / MARKER).is_file():
+        origins, note = read_origins(path)
+        compiled = api.compile_model(origins.model, recipe.over(origins.recipe), target or origins.target)
+        console.facts["model_sha256"] = str(note.get("model_sha256", ""))
+    else:
+        compiled = api.compile_model(path, recipe.over(Recipe()), target or DEFAULT.name)
+        console.facts["model_sha256"] = sha256(path)
+    took = time.monotonic() - started
+    console.log(f"{path}: {compiled.recipe} for {compiled.target.name}, compiled in {took:.1f} s")
+    return compiled
+
+
+# --- verbs ------------------------------------------------------------------------------------------------------------
+
+
+@verb
+def doctor(console: Console) -> None:
+    """Find compilers and simulators, and tell how to get what is missing."""
+    found = results.tools(look_around(TARGETS))
+    console.answer(found, render.tools)
+    if not found["usable"]:
+        raise ToolError("target-unusable", DEFAULT.name, "it cannot be compiled and run here", "see the table's hints")
+
+
+@verb
+def ops(console: Console) -> None:
+    """List the supported ONNX operators and their limits."""
+    console.answer(results.supported(), render.supported)
+
+
+@verb
+@_model
+@recipe_options
+def check(console: Console, model: Path, recipe: RecipeFlags) -> None:
+    """Accept MODEL and list its layers, or say all that is wrong."""
+    console.answer(results.checked(_compile(console, model, recipe, None)), render.checked)
+
+
+@verb
+@_model
+@_target
+@_ram
+@recipe_options
+def plan(console: Console, model: Path, target: str | None, ram: int | None, recipe: RecipeFlags) -> None:
+    """Show in which order MODEL runs and where its tensors lie."""
+    compiled = _compile(console, model, recipe, target)
+    compiled = api.with_ram(compiled, ram) if ram else compiled
+    console.answer(results.planned(compiled), render.plan)
+    api.require_fit(compiled.plan, compiled.target)
+
+
+@verb
+@_model
+@_target
+@_ram
+@_out("Folder for the C project.")
+@recipe_options
+def build(
+    console: Console, model: Path, target: str | None, ram: int | None, output: Path, recipe: RecipeFlags
+) -> None:
+    """Write a C project that trains MODEL, and compile it."""
+    compiled = _compile(console, model, recipe, target)
+    compiled = api.with_ram(compiled, ram) if ram else compiled
+    console.answer(results.built(compiled, str(output), api.build(compiled, output)), render.built)
+
+
+@verb
+@_model
+@_target
+@_on
+@_data
+@_steps
+@_out("Folder for the trained weights and the figures.", required=False)
+@_timeout
+@recipe_options
+def run(
+    console: Console, model: Path, target: str | None, on: str | None, data: Path, steps: int, output: Path | None,
+    timeout: float, recipe: RecipeFlags,
+) -> None:  # fmt: skip
+    """Train MODEL, printing each step's loss as it comes."""
+    compiled = _compile(console, model, recipe, target)
+    if output:
+        api.require_writable(output)
+    with console.progress(steps, streams=True) as advance:
+
+        def listen(step: int, loss: float) -> None:
+            console.stream(f"{step} {render.loss_text(loss)}")
+            advance(step, loss)
+
+        trained = api.train(compiled, data, steps, on or "", listen, timeout)
+    result = results.ran(trained)
+    if output:
+        api.save_run(trained, output, **console.facts, **{k: v for k, v in result.items() if k not in _SAVED_ANYWAY})
+    console.answer(result, render.ran)
+
+
+_SAVED_ANYWAY = ("target", "on", "loss")
+
+
+@verb
+@_model
+@_target
+@_on
+@_data
+@_steps
+@_timeout
+@recipe_options
+def verify(
+    console: Console, model: Path, target: str | None, on: str | None, data: Path, steps: int, timeout: float,
+    recipe: RecipeFlags,
+) -> None:  # fmt: skip
+    """Compare every tensor of every step with NumPy, in bits."""
+    compiled = _compile(console, model, recipe, target)
+    with console.progress(steps) as advance:
+        verdict = api.verify(compiled, data, steps, on or "", advance, timeout)
+    result = results.verified(compiled, machine_for(compiled.target, on or "").name, verdict)
+    console.answer(result, render.verified)
+    found = verdict.first_difference
+    if found:
+        raise BitsDifferError("bits-differ", found.layer, f"'{found.tensor}' differs in step {found.step}")
+
+
+@verb
+@_model
+@_target
+@click.option("--on", default="numpy", type=click.Choice(["numpy", *_SIMULATORS]), help="Where it runs.  [numpy]")
+@_data
+@recipe_options
+def eval_(console: Console, model: Path, target: str | None, on: str, data: Path, recipe: RecipeFlags) -> None:
+    """Tell how well MODEL, or what a run made of it, does on data."""
+    trained = (model / MARKER).is_file()
+    if trained and recipe.given:
+        raise UsageError("recipe-fixed", str(model), "a run has its own recipe", "leave out -r and its flags")
+    compiled = _compile(console, model, recipe, target)
+    weights = api.load_weights(model, compiled) if trained else None
+    result = api.evaluate(compiled, data, weights, on)
+    console.answer({"on": on if on == "numpy" else machine_for(compiled.target, on).name, **result}, render.evaluated)
+
+
+@verb
+@_run_folder
+@_out("The ONNX file.")
+def export(console: Console, run_folder: Path, output: Path) -> None:
+    """Write the original model with the weights of RUN."""
+    read_origins(run_folder)
+    compiled = _compile(console, run_folder, RecipeFlags(None, {}), None)
+    api.export(compiled, api.load_weights(run_folder, compiled), output)
+    console.answer({"model": str(output), "trained": list(compiled.training.trainable)}, render.exported)
+
+
+@verb
+@_model
+@click.option("--stage", required=True, type=click.Choice(list(render.STAGES)), help="How far down.")
+@_target
+@recipe_options
+def dump(console: Console, model: Path, stage: str, target: str | None, recipe: RecipeFlags) -> None:
+    """Print any stage of MODEL on its way to C, as text."""
+    text = render.STAGES[stage](_compile(console, model, recipe, target))
+    console.answer({"stage": stage, "text": text}, lambda result: str(result["text"]).rstrip("\n"))
+
+
+def main() -> None:
+    """The entry point. A SIGTERM unwinds as Ctrl-C does, so that no child outlives us."""
+
+    def terminate(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, terminate)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    cli(prog_name="odl")
