@@ -16,7 +16,9 @@ from odl.api import (
 )
 from odl.errors import ExitCode, OdlError
 from odl.recipe import Recipe, read_recipe
-from odl.version import VERSION as __version__
+from odl.version import VERSION
+
+__version__ = VERSION
 
 __all__ = [
     "Compiled",

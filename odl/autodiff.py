@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from odl.errors import ModelError
 from odl.graph import Builder, Node, Phase
 from odl.ops.accumulate import AccumulateGradient
 from odl.ops.add import Add
@@ -47,6 +48,10 @@ def _dependents(forward: Sequence[Node], wanted: Collection[str]) -> set[str]:
 
 
 def _sum(build: Builder, known: str, more: str) -> str:
-    if build.types[known].dtype is DType.F16:
-        return build.add(Add(), (known, more), f"{known}.sum")
-    return build.add(AccumulateGradient(), (known, more), f"{known}.sum")
+    dtype = build.types[known].dtype
+    if dtype is not build.types[more].dtype:
+        raise ModelError(
+            "shared-weight-gradient", known, "readers of one weight give it gradients of different types",
+            "train with --gradients fp16, or give each node its own copy of the initializer",
+        )  # fmt: skip
+    return build.add(Add() if dtype is DType.F16 else AccumulateGradient(), (known, more), f"{known}.sum")

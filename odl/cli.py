@@ -167,7 +167,7 @@ def _compile(console: Console, path: Path, recipe: RecipeFlags, target: str | No
 
 @verb
 def doctor(console: Console) -> None:
-    """Find compilers and simulators, and tell how to get what is missing."""
+    """Tell which compilers and simulators are here."""
     found = results.tools(look_around(TARGETS))
     console.answer(found, render.tools)
     if not found["usable"]:

@@ -9,16 +9,20 @@ never more than if it ran later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from heapq import heappop, heappush, nsmallest
+from itertools import islice
+from operator import or_
 
 from odl.graph import Graph
 from odl.memory import live_bytes, offers, present, roots, taken
 
-_SEARCH_NODES = 2000  # beyond this, no search
 _BEAM_WIDTH = 8  # states of one length from which the search goes on
 _BEAM_CHOICES = 16  # ready nodes that it tries from one state
+_SEARCH_WORK = 500_000  # nodes that it tries in all before it gives up
+_SEARCH_NODES = 2000  # beyond this, no search
 
 
 def schedule(graph: Graph) -> Graph:
@@ -156,11 +160,11 @@ def _searched(work: _Work, peak: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class _State:
-    """What has run, as a bit mask: the bytes that live, the nodes that are ready, and the way here."""
+    """The nodes that have run and those that are ready, as bit masks; the bytes that live; the way here."""
 
     live: int
     done: int
-    ready: tuple[int, ...]
+    ready: int
     ran: tuple[int, ...] = ()
     before: _State | None = None
 
@@ -172,6 +176,11 @@ class _Search:
         self.work = work
         self.users = {root: sum(1 << at for at in users) for root, users in work.users.items()}
         self.needs = [sum(1 << at for at in needed) for needed in work.needs]
+        self.near = [
+            reduce(or_, (self.users[root] for root in touched), sum(1 << later for later in feeds))
+            for touched, feeds in zip(work.touched, work.feeds, strict=True)
+        ]
+        self.tried = 0
 
     def floor(self) -> int:
         """What the largest node needs by itself: no order has a lower peak."""
@@ -187,7 +196,7 @@ class _Search:
         Of the states in which k nodes have run, those with the fewest live bytes go on.
         """
         found: list[dict[int, _State]] = [{} for _ in range(len(self.needs) + 1)]
-        found[0][0] = _State(0, 0, tuple(at for at, needed in enumerate(self.needs) if not needed))
+        found[0][0] = _State(0, 0, sum(1 << at for at, needed in enumerate(self.needs) if not needed))
         for states in found[:-1]:
             for state in nsmallest(_BEAM_WIDTH, states.values(), key=lambda state: state.live):
                 for grown in self._grow(state, budget):
@@ -201,8 +210,10 @@ class _Search:
         What leads there can as well run now. The live bytes of a set of nodes are a submodular function: nodes that add
         none to this set add none to a larger one, so whatever else would have run first has no fewer to live with.
         """
-        grown = []
-        for at in state.ready[:_BEAM_CHOICES]:
+        grown: list[_State] = []
+        for at in islice(_bits(state.ready), _BEAM_CHOICES):
+            if self.tried > _SEARCH_WORK:
+                return []
             during, _ = self._growth(at, state.done)
             if state.live + during <= budget:
                 grown.append(self._run(state, at, budget))
@@ -211,17 +222,19 @@ class _Search:
         return grown
 
     def _run(self, state: _State, at: int, budget: int) -> _State:
-        """Run a ready node, and then, while there are any, those that keep to the budget and add no live bytes."""
-        live, done, ready = state.live, state.done, state.ready
+        """Run a ready node, and then what of its neighbours becomes free: keeps to the budget and adds no live bytes."""
+        live, done, ready, near = state.live, state.done, state.ready, 0
         ran: list[int] = []
         free: int | None = at
         while free is not None:
             live += self._growth(free, done)[1]
             done |= 1 << free
-            enabled = [later for later in self.work.feeds[free] if not self.needs[later] & ~done]
-            ready = tuple(sorted({*ready, *enabled} - {free}))
             ran.append(free)
-            free = next((each for each in ready if self._is_free(each, done, budget - live)), None)
+            for later in self.work.feeds[free]:
+                ready |= (not self.needs[later] & ~done) << later
+            ready &= ~done
+            near |= self.near[free]
+            free = next((each for each in _bits(near & ready) if self._is_free(each, done, budget - live)), None)
         return _State(live, done, ready, tuple(ran), state)
 
     def _is_free(self, at: int, done: int, room: int) -> bool:
@@ -229,8 +242,16 @@ class _Search:
         return during <= room and after <= 0
 
     def _growth(self, at: int, done: int) -> tuple[int, int]:
+        self.tried += 1
         left = ~(done | 1 << at)
         return self.work.growth(at, lambda root: not self.users[root] & left)
+
+
+def _bits(mask: int) -> Iterator[int]:
+    """The positions of the ones, lowest first."""
+    while mask:
+        yield (mask & -mask).bit_length() - 1
+        mask &= mask - 1
 
 
 def _way(state: _State) -> list[int]:

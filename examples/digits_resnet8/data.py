@@ -6,7 +6,7 @@ digits, a few missing, fourteen times. `FORMS` holds the borders found that way;
 
     python examples/digits_resnet8/data.py OUT_DIR
 
-writes `adapt.npz` and `eval.npz`, each with `x` (N, 1, 8, 8) float16 in 0..1 and `y` (N,) in 0..9.
+writes `adapt.npz`, `eval.npz` and `base.npz` (what the base model was made for), each with `x` (N, 1, 8, 8) float16 in 0..1 and `y` (N,) in 0..9.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ def main() -> None:
     parser.add_argument("--shift", choices=SHIFTS, default="hand")
     arguments = parser.parse_args()
     arguments.out_dir.mkdir(parents=True, exist_ok=True)
-    for name, (x, y) in zip(("adapt", "eval"), SHIFTS[arguments.shift](), strict=True):
+    sets = (*SHIFTS[arguments.shift](), base_test())
+    for name, (x, y) in zip(("adapt", "eval", "base"), sets, strict=True):
         path = arguments.out_dir / f"{name}.npz"
         np.savez_compressed(path, x=x.astype(np.float16), y=y)
         print(f"{path}: {len(y)} samples {x.shape[1:]}")

@@ -4,7 +4,7 @@
 
     python examples/words_dscnn/data.py OUT_DIR
 
-writes `adapt.npz` and `eval.npz`, each with `x` (N, 1, 49, 10) float16 of unit variance, in steps of 1/32 and
+writes `adapt.npz`, `eval.npz` and `base.npz` (what the base model was made for), each with `x` (N, 1, 49, 10) float16 of unit variance, in steps of 1/32 and
 within -4..4, and `y` (N,) in 0..11.
 """
 
@@ -56,7 +56,8 @@ def main() -> None:
     parser.add_argument("--shift", choices=SHIFTS, default="whisper")
     arguments = parser.parse_args()
     arguments.out_dir.mkdir(parents=True, exist_ok=True)
-    for name, (x, y) in zip(("adapt", "eval"), by_voice(arguments.shift), strict=True):
+    sets = (*by_voice(arguments.shift), base_test())
+    for name, (x, y) in zip(("adapt", "eval", "base"), sets, strict=True):
         path = arguments.out_dir / f"{name}.npz"
         np.savez_compressed(path, x=x.astype(np.float16), y=y)
         print(f"{path}: {len(y)} samples {x.shape[1:]}")

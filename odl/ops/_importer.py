@@ -137,17 +137,19 @@ class Importer:
         stored = origin.store(array)
         if not np.isfinite(fp16.half(stored)).all():
             self.refuse("weight-overflow", f"'{name}' holds {np.abs(stored).max():g}, beyond binary16's 65504")
-        type_ = TensorType(tuple(stored.shape) if shape is None else shape, DType.F16)
+        values = fp16.half(stored).reshape(stored.shape if shape is None else shape)
+        type_ = TensorType(tuple(values.shape), DType.F16)
+        tensor = Persistent(name, type_, values, origin=origin if name in self.initializers else None)
         held = self.build.persistent.get(name)
-        if held is not None:
-            if held.type != type_ or held.origin not in (None, origin):
-                self.refuse(
-                    "shared-weight-layout", f"'{name}' is shared by nodes that want it in different layouts",
-                    "give each node its own copy of the initializer",
-                )  # fmt: skip
-            return name
-        kept = origin if name in self.initializers else None
-        return self.build.hold(Persistent(name, type_, fp16.half(stored).reshape(type_.shape), origin=kept))
+        if held is None:
+            return self.build.hold(tensor)
+        same_place = held.type == type_ and held.origin == tensor.origin
+        if not same_place or not np.array_equal(fp16.bits(held.initial), fp16.bits(values)):
+            self.refuse(
+                "shared-weight-layout", f"'{name}' is shared by nodes that want it in different layouts",
+                "give each node its own copy of the initializer",
+            )  # fmt: skip
+        return name
 
     def refuse(self, code: str, why: str, hint: str = "") -> NoReturn:
         """Refuse the model on account of the current node."""

@@ -19,8 +19,9 @@ from odl.graph import Builder, Kernel, Node, Operator, Phase
 from odl.ops import depthwise
 from odl.ops._importer import Importer, OnnxNode, Sample, imports
 from odl.ops._windows import Window, hits, read_window
-from odl.ops.dense import BiasGradient, Dense, product
+from odl.ops.dense import Dense, product
 from odl.ops.depthwise import DepthwiseConv2d
+from odl.ops.row_sum import WeightRowSum
 from odl.types import Array, DType, TensorType
 
 
@@ -66,7 +67,7 @@ class Conv2d(Operator):
         if wanted[1]:
             dw = build.add(Conv2dWeightGradient(self.window), (grad, x), f"{w}.grad")
         if b and wanted[2]:
-            db = build.add(BiasGradient(), (grad,), f"{b[0]}.grad")
+            db = build.add(WeightRowSum(build.types[b[0]].shape), (grad,), f"{b[0]}.grad")
         return (dx, dw, db)[: len(node.inputs)]
 
 

@@ -17,6 +17,7 @@ from odl.errors import ModelError
 from odl.fp16 import Accumulate
 from odl.graph import Builder, Kernel, Node, Operator, Phase
 from odl.ops._importer import Importer, OnnxNode, Sample, imports
+from odl.ops.row_sum import WeightRowSum
 from odl.types import Array, DType, TensorType
 
 
@@ -75,7 +76,7 @@ class Dense(Operator):
         x, w, *b = node.inputs
         dx = build.add(DenseInputGradient(), (grad, w), f"{x}.grad") if wanted[0] else None
         dw = build.add(DenseWeightGradient(), (grad, x), f"{w}.grad") if wanted[1] else None
-        db = build.add(BiasGradient(), (grad,), f"{b[0]}.grad") if b and wanted[2] else None
+        db = build.add(WeightRowSum(build.types[b[0]].shape), (grad,), f"{b[0]}.grad") if b and wanted[2] else None
         return (dx, dw, db)[: len(node.inputs)]
 
 
@@ -144,30 +145,6 @@ class DenseWeightGradient(Operator):
 
     def split(self, first: int, count: int) -> Operator:
         return replace(self, first=first, count=count)
-
-
-@dataclass(frozen=True)
-class BiasGradient(Operator):
-    """db[n] = sum over m of dy[m, n] * 1, neighbouring rows m in pairs, an odd M gets a zero row.
-
-    dy (..., N) -> db (N), binary32 as it leaves the accumulator, or rounded to binary16 by `dtype`.
-    """
-
-    name: ClassVar[str] = "bias_gradient"
-    phase: ClassVar[Phase] = Phase.WEIGHT_GRADIENT
-    accumulate: Accumulate = Accumulate.FP32
-    dtype: DType = DType.F32
-
-    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        return (TensorType(inputs[0].shape[-1:], self.dtype),)
-
-    def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        acc = fp16.sum_with_ones(matrix(inputs[0]), self.accumulate)
-        return (acc if self.dtype is DType.F32 else fp16.half(acc),)
-
-    def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
-        name = "bias_gradient" if self.dtype is DType.F32 else "bias_gradient_half"
-        return Kernel(name, {"n_rows": rows(inputs[0]), "n_outputs": outputs[0].n_elems})
 
 
 def sizes(x: TensorType, y: TensorType) -> dict[str, int | float]:

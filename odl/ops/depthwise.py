@@ -19,7 +19,7 @@ from odl.fp16 import Accumulate
 from odl.graph import Builder, Kernel, Node, Operator, Phase
 from odl.ops._importer import Sample
 from odl.ops._windows import Window, hits
-from odl.ops.dense import BiasGradient
+from odl.ops.row_sum import WeightRowSum
 from odl.types import Array, DType, TensorType
 
 
@@ -65,7 +65,7 @@ class DepthwiseConv2d(Operator):
         if wanted[1]:
             dw = build.add(DepthwiseWeightGradient(self.window), (grad, x), f"{w}.grad")
         if b and wanted[2]:
-            db = build.add(BiasGradient(), (grad,), f"{b[0]}.grad")
+            db = build.add(WeightRowSum(build.types[b[0]].shape), (grad,), f"{b[0]}.grad")
         return (dx, dw, db)[: len(node.inputs)]
 
 
