@@ -1,0 +1,584 @@
+"""The command line: what it prints where, what it writes, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper, numpy_helper
+
+from odl import api, profile, render, results
+from odl.cli import cli
+from odl.console import printable
+from odl.errors import ExitCode, OdlError, TargetError
+from odl.graph import Phase
+from odl.ops._importer import IMPORTS
+from odl.ops.relu import Relu
+from odl.program import Call
+from odl.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+VERBS = {"doctor", "ops", "check", "plan", "build", "run", "verify", "eval", "export", "dump"}
+STEPS = 5
+
+
+def save_model(path: Path, *, relu: str = "Relu", name: str = "relu", smallest: float = 0.0) -> Path:
+    """1x2x6x6 -> Conv 3x3 to 4 channels, ReLU, mean, Gemm to 3 classes, Softmax; odd things on request."""
+    random = np.random.default_rng(0)
+
+    def weight(of: str, *shape: int) -> onnx.TensorProto:
+        values = random.normal(0, 0.4, shape).astype(np.float32)
+        values.flat[0] = smallest or values.flat[0]
+        return numpy_helper.from_array(values, of)
+
+    nodes = [
+        helper.make_node("Conv", ["x", "conv.w", "conv.b"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node(relu, ["c"], ["r"], name),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["f"], "flat"),
+        helper.make_node("Gemm", ["f", "fc.w", "fc.b"], ["g"], "fc", transB=1),
+        helper.make_node("Softmax", ["g"], ["y"], "softmax"),
+    ]
+    weights = [weight("conv.w", 4, 2, 3, 3), weight("conv.b", 4), weight("fc.w", 3, 4), weight("fc.b", 3)]
+    x, y = (
+        helper.make_tensor_value_info(of, TensorProto.FLOAT, shape)
+        for of, shape in (("x", [1, 2, 6, 6]), ("y", [1, 3]))
+    )
+    graph = helper.make_graph(nodes, "tiny", [x], [y], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "tiny.onnx")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "data.npz"
+    np.savez(path, x=np.random.default_rng(1).normal(size=(12, 2, 6, 6)), y=np.arange(12) % 3)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A run's folder, and what `odl run` said."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return folder, odl("run", model, "-t", "host", "--data", data, "--steps", STEPS, "--lr", 0.1, "-o", folder)
+
+
+def odl(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="odl")
+
+
+def answer(*arguments: object, exit_code: int = ExitCode.OK) -> Any:
+    """The JSON of a command, the whole of its stdout."""
+    result = odl(*arguments, "--json")
+    assert result.exit_code == exit_code, result.output
+    return json.loads(result.stdout)
+
+
+def process(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "odl", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
+    return subprocess.Popen(command, env=environment, text=True, **options)
+
+
+# --- the face ---------------------------------------------------------------------------------------------------------
+
+
+def test_help_names_every_verb_exit_code_and_the_completion() -> None:
+    text = odl("--help").stdout
+    assert set(cli.commands) == VERBS
+    assert all(f"\n  {verb} " in text for verb in VERBS)
+    assert all(f"{code.value} {code.name.lower().replace('_', ' ')}" in text for code in ExitCode)
+    assert "_ODL_COMPLETE" in text
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_every_verb_takes_the_common_options(verb: str) -> None:
+    flags = {flag for parameter in cli.commands[verb].params for flag in parameter.opts}
+    assert {"--json", "-v", "-q"} <= flags
+
+
+def test_version() -> None:
+    assert odl("--version").stdout.split() == ["odl", api_version()]
+
+
+def api_version() -> str:
+    import odl as library
+
+    return library.__version__
+
+
+def test_completion_offers_the_stages() -> None:
+    asked = {"_ODL_COMPLETE": "bash_complete", "COMP_WORDS": "odl dump --stage p", "COMP_CWORD": "3"}
+    with process(env=asked, stdout=subprocess.PIPE) as child:
+        said, _ = child.communicate(timeout=60)
+    assert [line.split(",")[1] for line in said.split()] == ["plan", "program"]
+
+
+# --- verbs ------------------------------------------------------------------------------------------------------------
+
+
+def test_ops_is_the_registry() -> None:
+    told = {row["operator"]: row["limits"] for row in answer("ops")["operators"]}
+    assert told == {name: imported.limits for name, imported in IMPORTS.items()}
+    lines = odl("ops").stdout.splitlines()
+    assert len(lines) == 1 + len(IMPORTS)
+    assert all(line.endswith(told[line.split()[0]]) for line in lines[1:])
+
+
+def test_doctor_fails_where_the_default_target_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ODL_QEMU", "/nowhere/qemu")
+    result = odl("doctor", "--json")
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["usable"]) == (ExitCode.TOOL_MISSING, False)
+    (qemu,) = [tool for tool in told["tools"] if tool["name"] == "QEMU"]
+    assert not qemu["found"]
+    assert qemu["hint"] in odl("doctor").stdout
+
+
+@pytest.mark.qemu
+def test_doctor_is_content_here() -> None:
+    result = odl("doctor")
+    assert result.exit_code == ExitCode.OK
+    assert "qemu-zhinx can be compiled and run here" in result.stdout
+
+
+def test_check_counts_by_hand(model: Path) -> None:
+    told = answer("check", model)
+    conv, relu, *_, fc, _ = told["layers"]
+    assert (conv["shape"], conv["storage"], conv["macs"]) == ([1, 4, 6, 6], [1, 6, 6, 4], 6 * 6 * 4 * 3 * 3 * 2)
+    assert [weight["shape"] for weight in conv["weights"]] == [[4, 2, 3, 3], [4]]
+    assert (relu["macs"], relu["weights"], fc["macs"]) == (0, [], 4 * 3)
+    assert told["macs"] == {"forward": 2592 + 12, "step": 2 * 2592 + 3 * 12}
+    assert (told["weights"], told["trained_weights"]) == (72 + 4 + 12 + 3, 91)
+    lines = [line.split() for line in odl("check", model, "--trainable", "fc*").stdout.splitlines()]
+    assert ["conv", "1x4x6x6", "2,592", "76", "0"] in [line[:5] for line in lines]
+    assert ["fc", "1x3", "12", "15", "15"] in [line[:5] for line in lines]
+
+
+def test_check_reports_what_binary16_loses(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "small.onnx", smallest=1e-9)
+    assert answer("check", path)["vanished"] == {"conv.w": 1, "conv.b": 1, "fc.w": 1, "fc.b": 1}
+    assert "1 elements of 'conv.w' become zero" in odl("check", path).stdout
+
+
+def test_a_refusal_tells_every_problem_on_both_channels(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "odd.onnx", relu="Erf")
+    proto = onnx.load(path)
+    proto.graph.node[5].op_type = "Hardmax"
+    onnx.save(proto, path)
+    result = odl("check", path, "--json")
+    assert result.exit_code == ExitCode.MODEL_REFUSED
+    told = json.loads(result.stdout)
+    assert {"schema_version", "odl_version"} <= set(told)
+    assert told["error"]["exit_code"] == 3
+    assert [problem["where"] for problem in told["error"]["problems"]] == ["Erf 'relu'", "Hardmax 'softmax'"]
+    assert result.stderr.count("error: unsupported-operator") == 2
+    assert odl("check", path).stdout == ""
+
+
+def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "evil.onnx", name="a\x1b[31m\nb")
+    text = odl("check", path).stdout
+    assert "\x1b" not in text
+    assert r"a\x1b[31m\nb" in text
+    assert printable("a\x07\u202eb\n") == "a\\x07\\u202eb\n"
+
+
+def test_plan_shows_order_and_map(model: Path) -> None:
+    told = answer("plan", model)
+    step, infer = told["entries"]
+    assert (step["entry"], infer["entry"]) == ("train_step", "infer")
+    assert told["ram"]["fits"]
+    size = told["arena_bytes"]["arena"]
+    assert told["arena_lower_bound"] <= size
+    assert size == max(b["offset"] + b["bytes"] + -b["bytes"] % 8 for b in step["blocks"] if b["space"] == "arena")
+    lines = odl("plan", model).stdout.splitlines()
+    assert len([line for line in lines if line.strip()[:1].isdigit()]) == len(step["nodes"]) + len(infer["nodes"])
+    assert any(f"{size:,} bytes: {told['persistent_bytes']:,} persistent" in line for line in lines)
+
+
+def test_the_picture_of_the_arena() -> None:
+    blocks = [
+        {"space": "arena", "offset": 0, "bytes": 10, "first": 0, "last": 9},
+        {"space": "arena", "offset": 20, "bytes": 9, "first": 0, "last": 1},
+        {"space": "x", "offset": 0, "bytes": 40, "first": 0, "last": 9},
+    ]
+    assert render._map(blocks, 1, 40, 10) == "=" * 10 + "." * 10 + "#" * 9 + "." * 11
+    assert render._map(blocks, 2, 40, 10) == "=" * 10 + "." * 30
+
+
+def test_a_plan_that_does_not_fit_is_shown_all_the_same(model: Path) -> None:
+    told = answer("plan", model, "--ram", "16K", exit_code=ExitCode.DOES_NOT_FIT)
+    assert told["ram"] == {"needed": told["arena_bytes"]["arena"] + 16384, "available": 16384, "fits": False}
+    result = odl("plan", model, "--ram", "16K")
+    assert "does not fit" in result.stdout
+    assert "error: does-not-fit" in result.stderr
+    assert odl("plan", model, "--ram", "20k").exit_code == ExitCode.OK
+
+
+@pytest.mark.parametrize(("text", "exit_code"), [("1M", 0), ("64KiB", 0), ("0", 2), ("-1", 2), ("1G", 2), ("x", 2)])
+def test_sizes(model: Path, text: str, exit_code: int) -> None:
+    assert odl("plan", model, "--ram", text).exit_code == exit_code
+
+
+def test_build_writes_a_project(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a project"
+    told = answer("build", model, "-t", "host", "-o", folder)
+    assert Path(told["elf"]).is_file()
+    assert Path(told["elf"]).is_relative_to(folder)
+    assert (folder / "Makefile").is_file()
+    assert answer("plan", folder)["target"] == "host"
+    assert odl("build", model, "-t", "host", "-o", folder).exit_code == ExitCode.OK
+
+
+def test_build_leaves_a_foreign_folder_alone(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    result = odl("build", model, "-t", "host", "-o", tmp_path)
+    assert result.exit_code == ExitCode.USAGE
+    assert "foreign-folder" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.qemu
+def test_a_build_that_the_linker_refuses_leaves_nothing(model: Path, tmp_path: Path) -> None:
+    needed = answer("plan", model)["ram"]["needed"]
+    assert odl("build", model, "-o", tmp_path / "new", "--ram", needed).exit_code == ExitCode.DOES_NOT_FIT
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_streams_what_verify_confirms(model: Path, data: Path, trained: tuple[Path, Result]) -> None:
+    _, result = trained
+    assert result.exit_code == ExitCode.OK, result.output
+    told = answer("verify", model, "-t", "host", "--data", data, "--steps", STEPS, "--lr", 0.1)
+    assert (told["equal"], told["steps"], told["first_difference"]) == (True, STEPS, None)
+    assert set(told) >= {"tensors", "values", "loss", "schema_version", "odl_version", "model_sha256"}
+    streamed = [line.split() for line in result.stdout.split("\n\n")[0].splitlines()]
+    assert [int(step) for step, _ in streamed] == list(range(STEPS))
+    assert [np.float32(loss) for _, loss in streamed] == [np.float32(loss) for loss in told["loss"]]
+    assert result.stderr == ""
+
+
+def test_run_json_has_the_contract(model: Path, data: Path) -> None:
+    told = answer("run", model, "--on", "host", "--data", data, "--steps", 4, "--batch", 2)
+    assert (told["steps"], len(told["loss"]), told["on"], told["target"]) == (4, 4, "host", "qemu-zhinx")
+    assert told["per_step"] == {"macs": 5220}
+    assert sum(layer["macs"] for layer in told["layers"]) == 5220
+    (conv,) = [layer for layer in told["layers"] if layer["layer"] == "conv"]
+    assert set(conv["phases"]) == {"forward", "weight_gradient", "update"}
+    assert told["arena_lower_bound"] <= told["arena_bytes"]["arena"]
+    assert told["stack_bytes"] == 0
+
+
+def test_run_eval_export_agree(model: Path, data: Path, trained: tuple[Path, Result], tmp_path: Path) -> None:
+    folder, _ = trained
+    tuned = tmp_path / "tuned.onnx"
+    told = answer("export", folder, "-o", tuned)
+    assert told["trained"] == ["conv.b", "conv.w", "fc.w", "fc.b"] or len(told["trained"]) == 4
+    before, after = (
+        {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer} for path in (model, tuned)
+    )
+    assert all((before[name].astype(np.float16) != after[name]).any() for name in before)
+    scores = [answer("eval", what, "--data", data) for what in (folder, tuned)]
+    assert [score["correct"] for score in scores] == [scores[0]["correct"]] * 2
+    assert scores[0]["samples"] == 12
+    on_host = answer("eval", folder, "--data", data, "--on", "host")
+    assert (on_host["on"], on_host["correct"]) == ("host", scores[0]["correct"])
+
+
+def test_a_run_folder_remembers(model: Path, trained: tuple[Path, Result]) -> None:
+    folder, _ = trained
+    note = json.loads((folder / "odl.json").read_text())
+    assert note["recipe"]["lr"] == 0.1
+    assert (note["steps"], note["on"]) == (STEPS, "host")
+    assert note["model_sha256"] == answer("check", model)["model_sha256"] == answer("check", folder)["model_sha256"]
+
+
+def test_eval_takes_no_recipe_for_a_run(trained: tuple[Path, Result], data: Path) -> None:
+    result = odl("eval", trained[0], "--data", data, "--momentum", 0)
+    assert result.exit_code == ExitCode.USAGE
+    assert "recipe-fixed" in result.stderr
+
+
+@pytest.mark.parametrize("damage", [None, b"not a zip", b""])
+def test_damaged_weights_are_refused(model: Path, data: Path, tmp_path: Path, damage: bytes | None) -> None:
+    folder = tmp_path / "run"
+    odl("run", model, "-t", "host", "--data", data, "--steps", 1, "-o", folder)
+    (folder / "weights.npz").unlink()
+    if damage is not None:
+        (folder / "weights.npz").write_bytes(damage)
+    for command in (("eval", folder, "--data", data), ("export", folder, "-o", tmp_path / "tuned.onnx")):
+        result = odl(*command)
+        assert result.exit_code == ExitCode.USAGE, result.output
+        assert "not-a-run" in result.stderr
+    assert not (tmp_path / "tuned.onnx").exists()
+
+
+def test_a_bad_output_folder_is_told_before_the_work(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "train", lambda *_: pytest.fail("it trained"))
+    (tmp_path / "mine.txt").write_text("mine")
+    result = odl("run", model, "--data", data, "--steps", 1, "-o", tmp_path)
+    assert (result.exit_code, "foreign-folder" in result.stderr) == (ExitCode.USAGE, True)
+
+
+def test_flags_go_over_the_file_over_the_folder(model: Path, data: Path, tmp_path: Path) -> None:
+    recipe, first, second = tmp_path / "recipe.toml", tmp_path / "first", tmp_path / "second"
+    recipe.write_text('lr = 0.25\nmomentum = 0.5\ntrainable = ["fc"]\n')
+    common = ("-t", "host", "--data", data, "--steps", 1)
+    assert odl("run", model, "-r", recipe, "--momentum", 0, *common, "-o", first).exit_code == ExitCode.OK
+    assert odl("run", first, "--lr", 2, *common, "-o", second).exit_code == ExitCode.OK
+    recipes = [json.loads((folder / "odl.json").read_text())["recipe"] for folder in (first, second)]
+    assert [(r["lr"], r["momentum"], r["trainable"]) for r in recipes] == [(0.25, 0.0, ["fc"]), (2.0, 0.0, ["fc"])]
+
+
+def break_relu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy's ReLU from now on sets the last bit of one element wrong."""
+    right = Relu.evaluate
+
+    def wrong(self: Relu, inputs: Any) -> Any:
+        (result,) = right(self, inputs)
+        bits = result.copy().view(np.uint16)
+        bits[0, 1, 2, 3] ^= 1
+        return (bits.view(np.float16),)
+
+    monkeypatch.setattr(Relu, "evaluate", wrong)
+
+
+def test_verify_finds_the_bit(model: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_relu(monkeypatch)
+    command = ("verify", model, "-t", "host", "--data", data, "--steps", 3)
+    told = answer(*command, exit_code=ExitCode.BITS_DIFFER)
+    found = told["first_difference"]
+    assert not told["equal"]
+    assert (found["step"], found["layer"], found["tensor"], found["index"]) == (0, "relu", "r", [0, 1, 2, 3])
+    expected, actual = (int(found[side]["bits"], 16) for side in ("expected", "actual"))
+    assert expected ^ actual == 1
+    assert found["actual"]["value"] == float(np.array(actual, np.uint16).view(np.float16))
+    result = odl(*command)
+    assert result.exit_code == ExitCode.BITS_DIFFER
+    words = ("relu", "[0, 1, 2, 3]", found["expected"]["bits"], found["actual"]["bits"])
+    assert all(word in result.stdout for word in words)
+    assert "error: bits-differ: relu" in result.stderr
+
+
+@pytest.mark.parametrize("stage", list(render.STAGES))
+def test_dump_is_the_same_under_any_hash_seed(model: Path, stage: str) -> None:
+    children = [
+        process("dump", model, "--stage", stage, stdout=subprocess.PIPE, env={"PYTHONHASHSEED": seed}) for seed in "12"
+    ]
+    one, two = (child.communicate(timeout=60)[0] for child in children)
+    assert one == two
+    assert len(one.splitlines()) > 5
+    assert answer("dump", model, "--stage", stage)["text"].rstrip("\n") == one.rstrip("\n")
+
+
+@pytest.mark.qemu
+def test_run_counts_instructions(model: Path, data: Path) -> None:
+    told = answer("run", model, "--data", data, "--steps", 4, "--batch", 2)
+    step = told["per_step"]["instructions"]
+    phases = [cost["instructions"] for layer in told["layers"] for cost in layer["phases"].values()]
+    assert sum(phases) == pytest.approx(step)
+    assert all(count > 0 for count in phases)
+    assert told["stack_bytes"] > 0
+    text = odl("run", model, "--data", data, "--steps", 4, "--batch", 2).stdout
+    assert f"{step:,.0f} instructions" in text
+
+
+# --- profile ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_profile_adds_up_by_layer_and_phase(model: Path) -> None:
+    compiled = api.compile_model(model, Recipe(batch=2), "host")
+    calls = list(compiled.program.calls())
+    counts = np.array([[0 if entry == "infer" else 10**number % 997 for number, entry, _ in calls]] * 3, np.uint32)
+    found = profile.profile(compiled.program, counts)
+
+    def by_hand(layer: str, phase: Phase) -> int:
+        def here(entry: str, call: Call) -> bool:
+            return entry != "infer" and (call.layer, call.phase) == (layer, phase)
+
+        return 3 * sum(10**number % 997 for number, entry, call in calls if here(entry, call))
+
+    for layer, phases in found.items():
+        for phase, cost in phases.items():
+            assert cost.count == by_hand(layer, phase), (layer, phase)
+    assert found["conv"][Phase.FORWARD].macs == found["conv"][Phase.WEIGHT_GRADIENT].macs == 2592
+    assert Phase.INPUT_GRADIENT not in found["conv"]
+    everything = profile.total(cost for phases in found.values() for cost in phases.values())
+    assert (everything.count, everything.macs) == (counts.sum(), 5220)
+    assert "softmax" not in found
+
+
+def test_costs_are_means_of_a_step(model: Path) -> None:
+    compiled = api.compile_model(model, Recipe(), "host")
+    counts = np.zeros((4, sum(1 for _ in compiled.program.calls())), np.uint32)
+    counts[:, 0] = 10, 10, 10, 11
+    counts[0, 1] = 4_000_000_000
+    counts[1, 1] = 4_000_000_000
+    run = api.Run(compiled, "chip", (1.0, 1.0, 1.0, float("nan")), {}, counts, "cycles", 0)
+    told = results.ran(run)
+    conv, relu, *_ = told["layers"]
+    assert conv["cycles"] == 10.25
+    assert relu["phases"]["forward"] == {"cycles": 2_000_000_000, "macs": 0, "mac_per_cycle": 0.0}
+    assert conv["mac_per_cycle"] == pytest.approx(5184 / 10.25)
+    assert "2,000,000,010 cycles" in render.ran(told)
+
+
+# --- how it ends ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code"),
+    [
+        (("nonsense",), 2),
+        (("check",), 2),
+        (("run", "m.onnx", "--steps", "1"), 2),
+        (("run", "m.onnx", "--data", "d", "--steps", "0"), 2),
+        (("plan", "m.onnx", "-t", "abacus"), 2),
+        (("check", "m.onnx", "--lr", "-1"), 2),
+        (("check", "m.onnx", "--lr", "nan"), 2),
+        (("check", "m.onnx", "-r", "missing.toml"), 2),
+        (("check", "m.onnx", "--optimizer", "magic"), 2),
+        (("export", ".", "-o", "t.onnx"), 2),
+        (("check", "m.onnx"), 3),
+        (("check", "."), 3),
+    ],
+)
+def test_exit_codes(
+    arguments: tuple[str, ...], exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = odl(*arguments)
+    assert (result.exit_code, result.stdout) == (exit_code, "")
+    assert result.stderr
+
+
+def test_bad_data_and_on(model: Path, data: Path, tmp_path: Path) -> None:
+    common = ("verify", model, "--steps", 1, "--data")
+    assert odl(*common, tmp_path / "none.npz").exit_code == ExitCode.MODEL_REFUSED
+    assert odl(*common, data, "-t", "host", "--on", "qemu").exit_code == ExitCode.USAGE
+    assert odl(*common, data, "--trainable", "nothing*").exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("kind", OdlError.__subclasses__())
+def test_every_refusal_has_its_exit_code(kind: type[OdlError], model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise kind("some-code", "here", "because", "do this")
+
+    monkeypatch.setattr(api, "compile_model", refuse)
+    told = answer("plan", model, exit_code=kind.exit_code)
+    assert told["error"]["problems"] == [{"code": "some-code", "where": "here", "why": "because", "hint": "do this"}]
+    result = odl("plan", model)
+    assert result.stderr == "error: some-code: here: because\n  hint: do this\n"
+    assert issubclass(TargetError, OdlError)
+
+
+def test_a_bug_is_one_line_and_with_v_a_traceback(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("two\nlines")
+
+    monkeypatch.setattr(api, "compile_model", fail)
+    result = odl("plan", model)
+    assert result.exit_code == ExitCode.BUG
+    assert result.stderr == "bug: ValueError: two lines; please report it, with the output of -v\n"
+    assert "Traceback" in odl("plan", model, "-v").stderr
+
+
+def test_infinities_are_valid_json(model: Path, data: Path) -> None:
+    np.savez(data.with_name("huge.npz"), x=np.full((2, 2, 6, 6), 6e4), y=[0, 1])
+    told = answer("run", model, "-t", "host", "--data", data.with_name("huge.npz"), "--steps", 3, "--lr", 1000)
+    assert all(isinstance(loss, float) or loss in ("NaN", "Infinity") for loss in told["loss"])
+    assert "NaN" in told["loss"]
+
+
+def test_results_and_progress_part_ways(model: Path, data: Path) -> None:
+    """On a terminal a bar moves on stderr; stdout is JSON and nothing else; -q silences the bar."""
+    command = ("run", model, "-t", "host", "--data", data, "--steps", 3, "--json")
+    for quiet in ((), ("-q",)):
+        with Terminal() as terminal, process(*command, *quiet, stdout=subprocess.PIPE, stderr=terminal.slave) as child:
+            said, _ = child.communicate(timeout=60)
+            assert json.loads(said)["steps"] == 3
+            assert ("3/3" in terminal.text()) == (not quiet)
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_no_color(no_color: str) -> None:
+    with (
+        Terminal() as terminal,
+        process("check", "none.onnx", stderr=terminal.slave, env={"NO_COLOR": no_color}) as child,
+    ):
+        assert child.wait(timeout=60) == ExitCode.MODEL_REFUSED
+        assert ("\x1b[" in terminal.text()) == (not no_color)
+
+
+class Terminal:
+    """A pseudo-terminal for a child to write to."""
+
+    def __enter__(self) -> Terminal:
+        self.master, self.slave = pty.openpty()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.master)
+        os.close(self.slave)
+
+    def text(self) -> str:
+        """What was written; to be asked once the child has ended."""
+        os.set_blocking(self.master, False)
+        try:
+            return os.read(self.master, 1 << 16).decode()
+        except BlockingIOError:
+            return ""
+
+
+def test_a_broken_pipe_is_quiet(model: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with process("dump", model, "--stage", "graph", stdout=writer, stderr=subprocess.PIPE) as child:
+        os.close(writer)
+        _, complaint = child.communicate(timeout=60)
+    assert (child.returncode, complaint) == (141, "")
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_no_child(model: Path, data: Path, tmp_path: Path, number: int, exit_code: int) -> None:
+    command = ("run", model, "-t", "host", "--data", data, "--steps", 200_000)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {"TMPDIR": str(tmp_path)}}
+    with process(*command, **options) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline().startswith("0 ")
+        assert list(running(tmp_path)), "the program under way should be seen"
+        child.send_signal(number)
+        child.communicate(timeout=60)
+    assert child.returncode == exit_code
+    assert list(running(tmp_path)) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def running(folder: Path) -> Iterator[str]:
+    """Command lines of living processes that were started from `folder`."""
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = entry.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if command.startswith(f"{folder}/"):
+            yield command
