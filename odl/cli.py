@@ -302,12 +302,12 @@ def export(console: Console, run_folder: Path, output: Path) -> None:
 
 @verb
 @_model
-@click.option("--stage", required=True, type=click.Choice(list(render.STAGES)), help="How far down.")
+@click.option("--stage", required=True, type=click.Choice(list(results.STAGES)), help="How far down.")
 @_target
 @recipe_options
 def dump(console: Console, model: Path, stage: str, target: str | None, recipe: RecipeFlags) -> None:
     """Print any stage of MODEL on its way to C, as text."""
-    text = render.STAGES[stage](_compile(console, model, recipe, target))
+    text = results.STAGES[stage](_compile(console, model, recipe, target))
     console.answer({"stage": stage, "text": text}, lambda result: str(result["text"]).rstrip("\n"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +15,15 @@ import numpy as np
 
 from odl import cnames
 from odl.fp16 import bits
-from odl.graph import Kernel, Phase, fresh
+from odl.graph import Kernel, Phase, Role, fresh
 from odl.program import ARENA, FLASH, Buffer, Call, Program, Resident
 from odl.share import share
 from odl.training import APPLY, INFER, STEP, Training
 from odl.types import DType
 from odl.version import VERSION
 
-_PER_LINE = 12
+_PATTERNS_PER_LINE = 12
+_PER_LINE = 6  # fields of a struct
 _PHASES = {
     Phase.FORWARD: "forward", Phase.WEIGHT_GRADIENT: "weight gradient",
     Phase.INPUT_GRADIENT: "input gradient", Phase.UPDATE: "update",
@@ -109,18 +110,18 @@ class Printer:
         entries = [self._entry(name) for name in program.entries]
         (output,), target = program.results[INFER], program.inputs[training.target]
         batch = training.recipe.batch
-        arena = program.spaces[ARENA]
+        counter = [r.buffer.offset for r in program.residents if r.tensor.role is Role.COUNTER]
         return {
             "title": cnames.comment(self.title), "version": VERSION, "model_id": model_id(program),
-            "arena_bytes": arena + (16 if batch > 1 else 0), "counter_offset": arena, "batch": batch,
+            "arena_bytes": program.spaces[ARENA], "counter_offset": counter[0] if counter else None, "batch": batch,
             "persistent_bytes": program.persistent_bytes, "accumulate": training.recipe.accumulate,
             "sample": program.inputs[training.sample], "output": output.type, "target": target,
             "classes": output.type.shape[-1] if target.dtype is DType.I32 else 0,
             "loss_offset": program.results[STEP][0].offset, "output_offset": output.offset,
             "zeros": self._widest_pixel(), "entries": entries,
             "structs": [
-                {"struct": struct, "name": name, "fields": _wrapped(f".{k} = {v}" for k, v in fields)}
-                for (struct, fields), name in self._structs.items()
+                {"struct": struct, "name": name, "fields": _wrapped((f".{k} = {v}" for k, v in scalars), _PER_LINE)}
+                for (struct, scalars), name in self._structs.items()
             ],
             "weights": [self._weight(resident) for resident in program.residents if resident.buffer.space == ARENA],
             **self._weights(), **self._trace(),
@@ -138,7 +139,7 @@ class Printer:
                 continue
             printed = self._call(call, call.kernel, declared)
             here = (call.layer, call.phase)
-            text = cnames.comment(f"{call.layer}: {_PHASES[call.phase]}") if here != heading else ""
+            text = cnames.comment(f"{call.layer}, {_PHASES[call.phase]}") if here != heading else ""
             heading = here
             calls.append({"number": numbers[id(call)], "heading": text, **printed})
         parameters = {
@@ -175,7 +176,8 @@ class Printer:
         if key not in declared:
             declared.add(key)
             place = f"{_accessor(buffer)}({buffer.offset})"
-            declarations.append(f"{buffer.type.dtype.c} *const {name} = {place}; /* {buffer.type} */")
+            role = f"{self.program.resident(key).tensor.role.value} " if buffer.held else ""
+            declarations.append(f"{buffer.type.dtype.c} *const {name} = {place}; /* {role}{buffer.type} */")
         return name
 
     @property
@@ -209,7 +211,7 @@ class Printer:
         for resident in self.program.residents:
             buffer, values = resident.buffer, bits(resident.tensor.initial).ravel()
             words = [f"0x{value:04x}" for value in values.tolist()]
-            array = {"n_elems": len(words), "lines": _wrapped(words), "constant": None, "name": "",
+            array = {"n_elems": len(words), "lines": _wrapped(words, _PATTERNS_PER_LINE), "constant": None, "name": "",
                      "comment": cnames.comment(f"{resident.tensor.name}: {buffer.type}")}  # fmt: skip
             if buffer.space == FLASH:
                 name = self._flash_name(resident)
@@ -265,7 +267,7 @@ def _number(value: int | float) -> str:
     return f"{text}f" if any(mark in text for mark in ".en") else f"{text}.0f"
 
 
-def _wrapped(words: Sequence[str] | Iterator[str]) -> list[str]:
+def _wrapped(words: Iterable[str], per_line: int) -> list[str]:
     """Words with commas, so many a line."""
     items = list(words)
-    return [", ".join(items[at : at + _PER_LINE]) + "," for at in range(0, len(items), _PER_LINE)]
+    return [", ".join(items[at : at + per_line]) + "," for at in range(0, len(items), per_line)]

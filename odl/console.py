@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 
 import click
 
-from odl.api import silent
 from odl.errors import ExitCode, OdlError
 from odl.version import VERSION
 
@@ -51,7 +50,7 @@ class Console:
         """A listener for (step, loss) that moves a bar, on a terminal that does not already show a line a step."""
         shown = streams and not self.as_json and sys.stdout.isatty()
         if shown or self.verbosity < 0 or not sys.stderr.isatty():
-            yield silent
+            yield lambda _step, _loss: None
             return
         with click.progressbar(length=steps, label="step", file=sys.stderr, show_pos=True) as bar:
             yield lambda _step, _loss: bar.update(1)

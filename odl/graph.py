@@ -137,6 +137,7 @@ class Role(Enum):
     WEIGHT = "weight"
     VELOCITY = "velocity"
     GRADIENT = "gradient"
+    COUNTER = "counter"
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,14 @@
-"""Results as text: tables and a few lines, of what `odl.results` says."""
+"""Results as text: tables and a few lines, made of the words of the JSON answers (`odl.results`)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from odl.api import Compiled
 from odl.graph import Phase
-from odl.results import planned
 
 _NUMBER = re.compile(r"([-+]?[\d,.]+(e[-+]\d+)?( %)?)?")
 _LONGEST_CELL = 44
@@ -254,14 +252,3 @@ def evaluated(result: Result) -> str:
 def exported(result: Result) -> str:
     """`odl export`."""
     return f"{result['model']}: {len(result['trained'])} trained initializers"
-
-
-# --- dumps ------------------------------------------------------------------------------------------------------------
-
-STAGES: Mapping[str, Callable[[Compiled], str]] = {
-    "graph": lambda compiled: str(compiled.model.graph),
-    "train": lambda compiled: "\n".join(map(str, compiled.training.graphs.values())),
-    "schedule": lambda compiled: "\n".join(map(str, compiled.graphs)),
-    "plan": lambda compiled: memory_map(planned(compiled)),
-    "program": lambda compiled: str(compiled.program),
-}

@@ -5,7 +5,7 @@ Sizes are in bytes, shapes lists of int. A shape is ONNX's; `storage` is how the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,7 @@ from odl.memory import live_bytes, timeline
 from odl.ops._importer import CHANNELS_FIRST, IMPORTS
 from odl.profile import Cost, profile, total
 from odl.program import ARENA, FLASH
+from odl.render import memory_map
 from odl.targets import DEFAULT, TARGETS
 from odl.toolchain import BuildResult, ToolStatus
 from odl.types import Shape
@@ -131,6 +132,15 @@ def _entry(compiled: Compiled, graph: Graph) -> Result:
         for block, place in timeline(graph, compiled.plan)
     ]  # fmt: skip
     return {"entry": graph.name, "nodes": nodes, "blocks": blocks}
+
+
+STAGES: Mapping[str, Callable[[Compiled], str]] = {
+    "graph": lambda compiled: str(compiled.model.graph),
+    "train": lambda compiled: "\n".join(map(str, compiled.training.graphs.values())),
+    "schedule": lambda compiled: "\n".join(map(str, compiled.graphs)),
+    "plan": lambda compiled: memory_map(planned(compiled)),
+    "program": lambda compiled: str(compiled.program),
+}
 
 
 # --- on a target ------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from odl.errors import ModelError, UsageError
 from odl.fp16 import Accumulate
 from odl.graph import Builder, Graph, Operator, Persistent, Phase, Role, fresh, prune
 from odl.ops.accumulate import AccumulateGradient, ClearGradient
+from odl.ops.count import Count
 from odl.ops.cross_entropy import SoftmaxCrossEntropy, SoftmaxCrossEntropyGradient
 from odl.ops.mean_squared_error import MeanSquaredError, MeanSquaredErrorGradient
 from odl.ops.sgd import SgdUpdate
@@ -22,6 +23,7 @@ from odl.recipe import Recipe
 from odl.types import DType, TensorType
 
 STEP, APPLY, INFER = "train_step", "apply_batch", "infer"
+COUNTER = "samples_seen"
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def build_training(model: Graph, recipe: Recipe) -> Training:
         graphs = {STEP: build.graph(STEP, (loss,), carries)}
     else:
         sums = _accumulations(build, {name: gradients[name] for name in trained}, layers)
-        graphs = {STEP: build.graph(STEP, (loss,), {held: value for held, value in sums.values()})}
+        carries = {held: value for held, value in sums.values()} | _counted(build, recipe.batch)
+        graphs = {STEP: build.graph(STEP, (loss,), carries)}
         held = {name: held for name, (held, _) in sums.items()}
         graphs[APPLY] = _apply_batch(graphs[STEP], held, layers, recipe)
     graphs[INFER] = replace(model, name=INFER)
@@ -150,6 +153,13 @@ def _accumulations(
         held = _zeros(build, f"{name}.sum", build.types[gradient], Role.GRADIENT)
         sums[name] = held, build.add(AccumulateGradient(), (held, gradient), f"{held}.new")
     return sums
+
+
+def _counted(build: Builder, batch: int) -> dict[str, str]:
+    """Append the count of samples that tells when a batch is full: it is then 0 again."""
+    build.layer = "batch"
+    counter = _zeros(build, COUNTER, TensorType((1,), DType.I32), Role.COUNTER)
+    return {counter: build.add(Count(batch), (counter,), f"{counter}.new")}
 
 
 def _apply_batch(step: Graph, held: Mapping[str, str], layers: Mapping[str, str], recipe: Recipe) -> Graph:

@@ -10,6 +10,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from what odl says now")
+
+
 def real_folder() -> Path:
     """Real models and data that the project cannot ship: `$ODL_REAL`, else a folder `shared` beside the checkout."""
     return Path(os.environ.get("ODL_REAL", ROOT.parent / "shared"))

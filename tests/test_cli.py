@@ -8,7 +8,6 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,15 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
-from onnx import TensorProto, helper, numpy_helper
+from models import draw, node
+from models import model as small_model
+from onnx import numpy_helper
 
+import odl as library
 from odl import api, profile, render, results
 from odl.cli import cli
 from odl.console import printable
-from odl.errors import ExitCode, OdlError, TargetError
+from odl.errors import ExitCode, OdlError
 from odl.graph import Phase
 from odl.ops._importer import IMPORTS
 from odl.ops.relu import Relu
@@ -36,28 +38,20 @@ STEPS = 5
 
 def save_model(path: Path, *, relu: str = "Relu", name: str = "relu", smallest: float = 0.0) -> Path:
     """1x2x6x6 -> Conv 3x3 to 4 channels, ReLU, mean, Gemm to 3 classes, Softmax; odd things on request."""
-    random = np.random.default_rng(0)
-
-    def weight(of: str, *shape: int) -> onnx.TensorProto:
-        values = random.normal(0, 0.4, shape).astype(np.float32)
-        values.flat[0] = smallest or values.flat[0]
-        return numpy_helper.from_array(values, of)
-
-    nodes = [
-        helper.make_node("Conv", ["x", "conv.w", "conv.b"], ["c"], "conv", pads=[1, 1, 1, 1]),
-        helper.make_node(relu, ["c"], ["r"], name),
-        helper.make_node("GlobalAveragePool", ["r"], ["p"], "pool"),
-        helper.make_node("Flatten", ["p"], ["f"], "flat"),
-        helper.make_node("Gemm", ["f", "fc.w", "fc.b"], ["g"], "fc", transB=1),
-        helper.make_node("Softmax", ["g"], ["y"], "softmax"),
-    ]
-    weights = [weight("conv.w", 4, 2, 3, 3), weight("conv.b", 4), weight("fc.w", 3, 4), weight("fc.b", 3)]
-    x, y = (
-        helper.make_tensor_value_info(of, TensorProto.FLOAT, shape)
-        for of, shape in (("x", [1, 2, 6, 6]), ("y", [1, 3]))
+    weights = {"conv.w": draw(4, 2, 3, 3), "conv.b": draw(4), "fc.w": draw(3, 4), "fc.b": draw(3)}
+    for weight in weights.values() if smallest else ():
+        weight.flat[0] = smallest
+    proto = small_model(
+        node("Conv", "x conv.w conv.b", "c", "conv", pads=[1, 1, 1, 1]),
+        node(relu, "c", "r", name),
+        node("GlobalAveragePool", "r", "p", "pool"),
+        node("Flatten", "p", "f", "flat"),
+        node("Gemm", "f fc.w fc.b", "g", "fc", transB=1),
+        node("Softmax", "g", "y", "softmax"),
+        x=(1, 2, 6, 6),
+        **weights,
     )
-    graph = helper.make_graph(nodes, "tiny", [x], [y], weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    onnx.save(proto, path)
     return path
 
 
@@ -115,13 +109,7 @@ def test_every_verb_takes_the_common_options(verb: str) -> None:
 
 
 def test_version() -> None:
-    assert odl("--version").stdout.split() == ["odl", api_version()]
-
-
-def api_version() -> str:
-    import odl as library
-
-    return library.__version__
+    assert odl("--version").stdout.split() == ["odl", library.__version__]
 
 
 def test_completion_offers_the_stages() -> None:
@@ -290,7 +278,7 @@ def test_run_eval_export_agree(model: Path, data: Path, trained: tuple[Path, Res
     folder, _ = trained
     tuned = tmp_path / "tuned.onnx"
     told = answer("export", folder, "-o", tuned)
-    assert told["trained"] == ["conv.b", "conv.w", "fc.w", "fc.b"] or len(told["trained"]) == 4
+    assert sorted(told["trained"]) == ["conv.b", "conv.w", "fc.b", "fc.w"]
     before, after = (
         {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer} for path in (model, tuned)
     )
@@ -379,7 +367,7 @@ def test_verify_finds_the_bit(model: Path, data: Path, monkeypatch: pytest.Monke
     assert "error: bits-differ: relu" in result.stderr
 
 
-@pytest.mark.parametrize("stage", list(render.STAGES))
+@pytest.mark.parametrize("stage", list(results.STAGES))
 def test_dump_is_the_same_under_any_hash_seed(model: Path, stage: str) -> None:
     children = [
         process("dump", model, "--stage", stage, stdout=subprocess.PIPE, env={"PYTHONHASHSEED": seed}) for seed in "12"
@@ -488,7 +476,6 @@ def test_every_refusal_has_its_exit_code(kind: type[OdlError], model: Path, monk
     assert told["error"]["problems"] == [{"code": "some-code", "where": "here", "why": "because", "hint": "do this"}]
     result = odl("plan", model)
     assert result.stderr == "error: some-code: here: because\n  hint: do this\n"
-    assert issubclass(TargetError, OdlError)
 
 
 def test_a_bug_is_one_line_and_with_v_a_traceback(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,48 @@
+/* small: training and inference in binary16. Made by odl 0.1.0; do not edit.
+ *
+ * The caller owns the arena: 2,840 bytes, of which 1,912 hold weights and optimizer state
+ * between calls. Nothing else in RAM changes: no heap, no globals. One arena is one model; two may live side by side.
+ * Images are channels last: height x width x channels.
+ */
+#ifndef ODL_MODEL_H
+#define ODL_MODEL_H
+
+#include <stdint.h>
+
+#include "odl_half.h"
+
+#define ODL_MODEL_ID 0x53daca1eu
+#define ODL_ARENA_BYTES 2840u
+#define ODL_ARENA_ALIGN 16u
+#define ODL_SAMPLE_ELEMS 72u /* f16[1x6x6x2] */
+#define ODL_OUTPUT_ELEMS 3u /* f16[1x3] */
+#define ODL_TARGET_IS_LABEL 1
+#define ODL_TARGET_ELEMS 1u /* i32[1] */
+#define ODL_WEIGHT_COUNT 13u
+
+enum odl_status {
+    ODL_OK = 0,
+    ODL_BAD_LABEL = 1, /* the label is not a class; nothing was changed */
+};
+
+/* A tensor that training changes: its ONNX name and place in the arena. */
+struct odl_weight {
+    const char *name;
+    uint32_t n_bytes;
+    uint32_t offset;
+};
+
+extern const struct odl_weight odl_weights[ODL_WEIGHT_COUNT];
+
+/* Give every weight its first value and clear the optimizer's state. */
+void odl_init(void *arena);
+
+/* Train on one sample; the loss is that before the update. Weights change at every 2th call. */
+enum odl_status odl_train_step(void *arena, const odl_half *sample, int32_t label, float *loss);
+
+void odl_infer(void *arena, const odl_half *sample, odl_half *output);
+
+/* Weight number `index` of odl_weights: read it, save it, or write another value over it. */
+void *odl_weight_data(void *arena, uint32_t index);
+
+#endif
