@@ -64,7 +64,7 @@ def load_model(path: Path) -> Model:
     check(flat)
     constants = {tensor.name: _array(tensor, f"initializer '{tensor.name}'") for tensor in flat.graph.initializer}
     nodes = _settled(_nodes(flat.graph), constants)
-    _check_constants(nodes, constants)
+    _check_nodes(nodes, constants)
     graph, vanished = _import(flat.graph, nodes, constants)
     return Model(path, proto, graph, vanished)
 
@@ -193,17 +193,34 @@ def _constant(node: OnnxNode) -> Array:
     raise ModelError("unsupported-attribute", where, f"{kind} is not supported", "store it as a tensor")
 
 
-def _check_constants(nodes: Iterable[OnnxNode], constants: Mapping[str, Array]) -> None:
-    """Refuse NaN and infinity in constants that are computed with, and constants without elements."""
-    used = dict.fromkeys(name for node in nodes if node.op_type not in _UNBOUNDED for name in node.inputs)
-    problems = []
-    for name, array in ((name, constants[name]) for name in used if name in constants):
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            problems.append(Problem("weight-not-finite", f"initializer '{name}'", "holds NaN or infinity"))
-        if array.dtype.kind == "f" and array.size == 0:
-            problems.append(Problem("empty-weight", f"initializer '{name}'", f"shape {array.shape} holds no elements"))
+def _check_nodes(nodes: Iterable[OnnxNode], constants: Mapping[str, Array]) -> None:
+    """Refuse what neither onnx.checker nor shape inference looks at: NaN and infinity, empty weights and inputs, and
+    the bias of a Conv."""
+    problems: list[Problem] = []
+    used: dict[str, None] = {}
+    for node in nodes:
+        where = f"{node.op_type} '{node.name}'"
+        floats = ((key, value) for key, value in node.attributes.items() if isinstance(value, float))
+        for key in (key for key, value in floats if not np.isfinite(value)):
+            problems.append(Problem("unsupported-attribute", where, f"{key} is not finite"))
+        if node.op_type not in _UNBOUNDED:
+            used.update(dict.fromkeys(node.inputs))
+        if node.op_type == "Concat" and "" in node.inputs:
+            problems.append(Problem("dangling-input", where, "has an input without a name"))
+        if node.op_type == "Conv" and {node.input(1), node.input(2)} <= constants.keys():
+            kernel, bias = (constants[name].shape for name in node.inputs[1:])
+            if bias != kernel[:1]:
+                problems.append(Problem("shape-mismatch", where, f"bias {bias} for kernel {kernel}"))
+    problems += [problem for name in used if name in constants for problem in _constant_problems(name, constants[name])]
     if problems:
         raise ModelError.of(problems)
+
+
+def _constant_problems(name: str, array: Array) -> Iterator[Problem]:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        yield Problem("weight-not-finite", f"initializer '{name}'", "holds NaN or infinity")
+    if array.dtype.kind == "f" and array.size == 0:
+        yield Problem("empty-weight", f"initializer '{name}'", f"shape {array.shape} holds no elements")
 
 
 # --- the import -------------------------------------------------------------------------------------------------------

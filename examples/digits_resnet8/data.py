@@ -6,7 +6,8 @@ digits, a few missing, fourteen times. `FORMS` holds the borders found that way;
 
     python examples/digits_resnet8/data.py OUT_DIR
 
-writes `adapt.npz`, `eval.npz` and `base.npz` (what the base model was made for), each with `x` (N, 1, 8, 8) float16 in 0..1 and `y` (N,) in 0..9.
+writes `adapt.npz`, `eval.npz` and, to see what adaptation costs, `base.npz` without a shift. Each holds `x`
+(N, 1, 8, 8) float16 in 0..1 and `y` (N,) in 0..9.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
     python examples/words_dscnn/data.py OUT_DIR
 
-writes `adapt.npz`, `eval.npz` and `base.npz` (what the base model was made for), each with `x` (N, 1, 49, 10) float16 of unit variance, in steps of 1/32 and
-within -4..4, and `y` (N,) in 0..11.
+writes `adapt.npz`, `eval.npz` and, to see what adaptation costs, `base.npz` without a shift. Each holds `x`
+(N, 1, 49, 10) float16 of unit variance, in steps of 1/32 and within -4..4, and `y` (N,) in 0..11.
 """
 
 from __future__ import annotations
