@@ -11,7 +11,7 @@ from odl.errors import ToolError
 
 _SHT_SYMTAB, _SHT_NOBITS = 2, 8
 _SHF_WRITE, _SHF_ALLOC = 1, 2
-_STT_FUNC = 2
+_STT_FUNC, _SHN_UNDEF = 2, 0
 
 
 @dataclass(frozen=True)
@@ -34,24 +34,32 @@ class Section:
     name: str
     kind: int
     flags: int
+    address: int
     offset: int
     n_bytes: int
     link: int
 
 
 @dataclass(frozen=True)
-class Function:
+class Symbol:
     name: str
     address: int
     n_bytes: int
+    is_function: bool
+    is_defined: bool
 
 
 @dataclass(frozen=True)
 class Elf:
-    """A linked program. `functions` are sorted by address and empty if the file was stripped."""
+    """A linked program or an object of one. `symbols` are sorted by address, and empty if the file was stripped."""
 
     sections: tuple[Section, ...]
-    functions: tuple[Function, ...]
+    symbols: tuple[Symbol, ...]
+
+    @property
+    def functions(self) -> tuple[Symbol, ...]:
+        """The functions that lie in this file."""
+        return tuple(symbol for symbol in self.symbols if symbol.is_function and symbol.is_defined and symbol.n_bytes)
 
     @property
     def text_bytes(self) -> int:
@@ -93,10 +101,10 @@ def read_elf(path: Path) -> Elf:
     layout = _CLASSES[image[4]]
     try:
         sections = tuple(_sections(image, layout))
-        functions = tuple(_functions(image, layout, sections))
+        symbols = tuple(_symbols(image, layout, sections))
     except (struct.error, IndexError, ValueError) as error:
         raise ToolError("not-an-elf", str(path), f"the file is damaged: {error}") from error
-    return Elf(sections, tuple(sorted(functions, key=lambda function: function.address)))
+    return Elf(sections, tuple(sorted(symbols, key=lambda symbol: symbol.address)))
 
 
 def _string(image: bytes, offset: int) -> str:
@@ -107,18 +115,18 @@ def _sections(image: bytes, layout: _Layout) -> Iterator[Section]:
     table, entry_bytes, n_entries, names_index = layout.header.unpack_from(image)
     rows = [layout.section.unpack_from(image, table + i * entry_bytes) for i in range(n_entries)]
     names = rows[names_index][4]
-    for name, kind, flags, _, offset, n_bytes, link, *_ in rows:
-        yield Section(_string(image, names + name), kind, flags, offset, n_bytes, link)
+    for name, kind, flags, address, offset, n_bytes, link, *_ in rows:
+        yield Section(_string(image, names + name), kind, flags, address, offset, n_bytes, link)
 
 
-def _functions(image: bytes, layout: _Layout, sections: tuple[Section, ...]) -> Iterator[Function]:
+def _symbols(image: bytes, layout: _Layout, sections: tuple[Section, ...]) -> Iterator[Symbol]:
     for table in (section for section in sections if section.kind == _SHT_SYMTAB):
         names = sections[table.link].offset
         for offset in range(table.offset, table.offset + table.n_bytes, layout.symbol.size):
             fields = layout.symbol.unpack_from(image, offset)
             if layout is _CLASSES[1]:
-                name, address, n_bytes, info, _, _ = fields
+                name, address, n_bytes, info, _, section = fields
             else:
-                name, info, _, _, address, n_bytes = fields
-            if info & 15 == _STT_FUNC and n_bytes:
-                yield Function(_string(image, names + name), address, n_bytes)
+                name, info, _, section, address, n_bytes = fields
+            is_function, is_defined = info & 15 == _STT_FUNC, section != _SHN_UNDEF
+            yield Symbol(_string(image, names + name), address, n_bytes, is_function, is_defined)

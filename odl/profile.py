@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from odl.graph import Phase
 from odl.program import Program
-from odl.training import INFER, STEP
+from odl.training import INFER
 from odl.types import Array
 
 
@@ -28,16 +28,15 @@ Profile = Mapping[str, Mapping[Phase, Cost]]
 def profile(program: Program, counts: Array) -> Profile:
     """Layer -> phase -> cost, in the order of the program, of a run with `counts` (steps, kernel calls) or (0, 0).
 
-    The row of a batch's last step holds its update too. Only a step's own calls have MACs: those of an update are
-    elementwise, and inference is no part of training.
+    The row of a batch's last step holds the batch's update, which is elementwise and has no MACs. Inference is no part
+    of training.
     """
     sums = [int(count) for count in counts.sum(axis=0)]
     layers: dict[str, dict[Phase, Cost]] = {}
     for number, entry, call in program.calls():
         if entry != INFER:
             phases = layers.setdefault(call.layer, {})
-            cost = Cost(call.macs if entry == STEP else 0, sums[number] if sums else 0)
-            phases[call.phase] = phases.get(call.phase, Cost()) + cost
+            phases[call.phase] = phases.get(call.phase, Cost()) + Cost(call.macs, sums[number] if sums else 0)
     return layers
 
 

@@ -43,7 +43,8 @@ def convolution(draw: st.DrawFn, net: Net) -> None:
     kernel = net.weight((out, channels // group, *size), 0.5)
     inputs = [kernel, net.weight((out,), 0.1)] if draw(st.booleans()) else [kernel]
     new = [
-        (n + a + b - k) // s + 1 for n, a, b, k, s in zip((height, width), pads[:2], pads[2:], size, stride, strict=True)
+        (n + a + b - k) // s + 1
+        for n, a, b, k, s in zip((height, width), pads[:2], pads[2:], size, stride, strict=True)
     ]
     net.add("Conv", inputs, (out, *new), strides=stride, pads=pads, group=group)
 

@@ -184,7 +184,9 @@ def test_external_data_huge(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [("batch", 4), (None, 4), (0, 4), (1, 0), (1, -1), None], ids=["named", "unknown", "0", "dim-0", "-1", "rank"]
+    "shape",
+    [("batch", 4), (None, 4), (0, 4), (1, 0), (1, -1), None],
+    ids=["named", "unknown", "0", "dim-0", "-1", "rank"],
 )
 def test_dynamic_or_empty_input(tmp_path: Path, shape: tuple[int | str | None, ...] | None) -> None:
     assert refused(save(tmp_path, model(GEMM, x=shape, w=draw(3, 4)))) == "dynamic-shape"

@@ -84,3 +84,30 @@ def test_gradients_of_real_autoencoder(real: Path) -> None:
     spectrum = (np.random.default_rng(5).standard_normal((1, 640)) * 3 - 30).astype(np.float32)
     # Its untrained error is some 10^8, so the loss is scaled down to keep its gradients inside binary16.
     check(real / "models/ad_autoencoder.onnx", spectrum, spectrum, Recipe(loss="mse", loss_scale=2.0**-10))
+
+
+@pytest.mark.parametrize("name", ["digits_resnet8", "words_dscnn"])
+def test_gradients_of_examples(examples: Path, name: str) -> None:
+    path = examples / name / "model.onnx"
+    shape = [dim.dim_value for dim in onnx.load(path).graph.input[0].type.tensor_type.shape.dim]
+    for seed in range(2):
+        sample = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+        check(path, sample, np.array(seed), Recipe())
+
+
+@pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.0, 0.01), (0.9, 0.0), (0.9, 0.01)])
+def test_update_is_pytorchs_sgd(momentum: float, decay: float) -> None:
+    """Ten steps on the same gradients; a step may be off by half a unit in the last place of w (and of v)."""
+    rng = np.random.default_rng(8)
+    w = rng.uniform(1, 2, (5, 7)).astype(np.float16)
+    parameter = torch.nn.Parameter(torch.tensor(w.astype(np.float64)))
+    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=momentum, weight_decay=decay)
+    op = SgdUpdate(lr=0.1, momentum=momentum, decay=decay)
+    state = [np.zeros_like(w)] if momentum else []
+    for step in range(1, 11):
+        g = rng.standard_normal(w.shape).astype(np.float32)
+        w, *state = op.evaluate([w, g, *state])
+        parameter.grad = torch.tensor(g.astype(np.float64))
+        optimizer.step()
+        error = np.abs(w - parameter.detach().numpy()).max()
+        assert error <= step * (2.0**-11 + (2.0**-11 if momentum else 0)), f"step {step}: {error}"
