@@ -97,7 +97,7 @@ def test_gradients_of_examples(examples: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.0, 0.01), (0.9, 0.0), (0.9, 0.01)])
 def test_update_is_pytorchs_sgd(momentum: float, decay: float) -> None:
-    """Ten steps on the same gradients; a step may be off by half a unit in the last place of w (and of v)."""
+    """Ten steps on the same gradients; a step may be off by half a unit in the last place of w < 4 (and of v)."""
     rng = np.random.default_rng(8)
     w = rng.uniform(1, 2, (5, 7)).astype(np.float16)
     parameter = torch.nn.Parameter(torch.tensor(w.astype(np.float64)))
@@ -110,4 +110,4 @@ def test_update_is_pytorchs_sgd(momentum: float, decay: float) -> None:
         parameter.grad = torch.tensor(g.astype(np.float64))
         optimizer.step()
         error = np.abs(w - parameter.detach().numpy()).max()
-        assert error <= step * (2.0**-11 + (2.0**-11 if momentum else 0)), f"step {step}: {error}"
+        assert error <= step * (2.0**-10 + (2.0**-10 if momentum else 0)), f"step {step}: {error}"
