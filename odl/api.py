@@ -1,9 +1,9 @@
 """The library's face: what the command line does, as functions.
 
-compiled = compile_model("model.onnx", Recipe(lr=0.01), "qemu-zhinx")
-verdict = verify(compiled, "data.npz", steps=10)
-run = train(compiled, "data.npz", steps=100)
-export(run, "tuned.onnx")
+>>> compiled = compile_model("model.onnx", Recipe(lr=0.01), "qemu-zhinx")
+>>> verdict = verify(compiled, "data.npz", steps=10)
+>>> run = train(compiled, "data.npz", steps=100)
+>>> export(compiled, run.weights, "tuned.onnx")
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def recipe_options(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(console: Console, recipe_file: Path | None, **arguments: Any) -> None:
-        given = {name: arguments.pop(name) for name in _RECIPE_HELP}
+        given = {field.name: arguments.pop(field.name) for field in fields(Recipe)}
         changes = {name: None if value == () else value for name, value in given.items()}
         function(console, recipe=RecipeFlags(recipe_file, changes), **arguments)
 
@@ -122,7 +122,7 @@ def recipe_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option(
             f"--{field.name.replace('_', '-')}", field.name, multiple=many, metavar="PATTERN" if many else None,
             type=click.Choice(_CHOICES[field.name]) if field.name in _CHOICES else str if many else type(field.default),
-            help=f"{_RECIPE_HELP[field.name]}  [{default}]",
+            help=f"{_RECIPE_HELP.get(field.name, '')}  [{default}]",
         )(run)  # fmt: skip
     path = click.Path(path_type=Path)
     click.option("-r", "--recipe", "recipe_file", type=path, metavar="TOML", help="Recipe file; flags go over it.")(run)

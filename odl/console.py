@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import sys
 import traceback
@@ -14,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from odl import json_text
 from odl.errors import ExitCode, OdlError
 from odl.version import VERSION
 
@@ -92,20 +91,10 @@ class Console:
 
     def _envelope(self, result: Mapping[str, Any]) -> str:
         answer = {"schema_version": SCHEMA, "odl_version": VERSION, **self.facts, **result}
-        return json.dumps(_json(answer), indent=2, allow_nan=False)
+        return json_text.dumps(answer)
 
 
 def printable(text: str) -> str:
     """The text without characters that could steer a terminal: names in a model are anyone's."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
-
-def _json(value: Any) -> Any:
-    """The value with NaN and infinities, which JSON does not have, as strings, as protobuf's JSON has them."""
-    if isinstance(value, Mapping):
-        return {key: _json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -43,6 +44,11 @@ def export_model(model: Model, weights: Mapping[str, Array]) -> onnx.ModelProto:
             changed = trained[initializer.name] != tensor.origin.restore(tensor.initial)
             _write(initializer, trained[initializer.name], changed)
     return proto
+
+
+def write_model(proto: onnx.ModelProto, path: Path) -> None:
+    """Write a model with all its data in one file."""
+    onnx.save(proto, path)
 
 
 def _write(initializer: onnx.TensorProto, values: Array, changed: Array) -> None:

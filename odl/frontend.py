@@ -194,8 +194,8 @@ def _constant(node: OnnxNode) -> Array:
 
 
 def _check_nodes(nodes: Iterable[OnnxNode], constants: Mapping[str, Array]) -> None:
-    """Refuse what neither onnx.checker nor shape inference looks at: NaN and infinity, empty weights and inputs, and
-    the bias of a Conv."""
+    """Refuse what neither onnx.checker nor ONNX's inference looks at: NaN and infinity, empty weights and inputs, and
+    the shapes of some constants."""
     problems: list[Problem] = []
     used: dict[str, None] = {}
     for node in nodes:
@@ -207,13 +207,22 @@ def _check_nodes(nodes: Iterable[OnnxNode], constants: Mapping[str, Array]) -> N
             used.update(dict.fromkeys(node.inputs))
         if node.op_type == "Concat" and "" in node.inputs:
             problems.append(Problem("dangling-input", where, "has an input without a name"))
-        if node.op_type == "Conv" and {node.input(1), node.input(2)} <= constants.keys():
-            kernel, bias = (constants[name].shape for name in node.inputs[1:])
-            if bias != kernel[:1]:
-                problems.append(Problem("shape-mismatch", where, f"bias {bias} for kernel {kernel}"))
+        problems += [Problem("shape-mismatch", where, why) for why in _shape_problems(node, constants)]
     problems += [problem for name in used if name in constants for problem in _constant_problems(name, constants[name])]
     if problems:
         raise ModelError.of(problems)
+
+
+def _shape_problems(node: OnnxNode, constants: Mapping[str, Array]) -> Iterator[str]:
+    """What is wrong with the shapes of constants, where ONNX's inference does not look."""
+    kernel, bias = (constants[name].shape if name in constants else None for name in (node.input(1), node.input(2)))
+    if node.op_type == "Gemm" and bias and any(size != 1 for size in bias[:-1]):
+        yield f"bias {bias} is not one row"
+    if node.op_type == "Conv" and kernel:
+        if bias not in (None, kernel[:1]):
+            yield f"bias {bias} for kernel {kernel}"
+        if tuple(node.attributes.get("kernel_shape", kernel[2:])) != kernel[2:]:
+            yield f"kernel_shape {node.attributes['kernel_shape']} for kernel {kernel}"
 
 
 def _constant_problems(name: str, array: Array) -> Iterator[Problem]:

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
-
+from odl import json_text
 from odl.codegen import environment, write_sources
 from odl.errors import UsageError
+from odl.export import write_model
 from odl.frontend import Model
 from odl.program import Program
 from odl.recipe import Recipe
@@ -48,12 +48,12 @@ def write_project(folder: Path, title: str, program: Program, training: Training
 
 def note_origins(folder: Path, model: Model, recipe: Recipe, target: str, **more: Any) -> None:
     """Write a copy of the model, and odl.json: versions, the model's hash, the recipe, and `more`."""
-    onnx.save(model.proto, folder / MODEL)
+    write_model(model.proto, folder / MODEL)
     note = {
         "schema_version": SCHEMA, "odl_version": VERSION, "model_sha256": sha256(model.path), "target": target,
         "recipe": asdict(recipe), **more,
     }  # fmt: skip
-    (folder / MARKER).write_text(json.dumps(note, indent=2) + "\n")
+    (folder / MARKER).write_text(json_text.dumps(note) + "\n")
 
 
 def read_origins(folder: Path) -> tuple[Origins, dict[str, Any]]:
@@ -63,7 +63,7 @@ def read_origins(folder: Path) -> tuple[Origins, dict[str, Any]]:
         fields = note["recipe"]
         recipe = Recipe(**{**fields, "trainable": tuple(fields["trainable"])})
         return Origins(recipe, note["target"], folder / MODEL), note
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise UsageError("not-a-project", str(folder), f"holds no usable {MARKER}: {error}") from error
 
 

@@ -2,7 +2,7 @@
 
 Two rules bind the order: a node runs after those that compute its inputs, and one that overwrites a tensor runs after
 all other readers of the old value, under its own name or through a view. The least peak is NP-hard to find (Sethi
-1975), so three orders compete: the given one, a greedy one and, unless the graph is large, that of a beam search. In
+1975), so several orders compete: the given one, a greedy one and, unless the graph is large, those of a beam search. In
 all of them a node that takes no new memory, such as the update of a weight, runs as soon as it may: live bytes are then
 never more than if it ran later.
 """
@@ -222,7 +222,7 @@ class _Search:
         return grown
 
     def _run(self, state: _State, at: int, budget: int) -> _State:
-        """Run a ready node, and then what of its neighbours becomes free: keeps to the budget and adds no live bytes."""
+        """Run a ready node, and then what it makes free: neighbours that keep to the budget and add no live bytes."""
         live, done, ready, near = state.live, state.done, state.ready, 0
         ran: list[int] = []
         free: int | None = at

@@ -113,6 +113,19 @@ def reference(proto: onnx.ModelProto, x: Array) -> Array:
     return np.asarray(result)
 
 
+def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model in binary64."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(proto)
+    for tensor in wide.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            array = numpy_helper.to_array(tensor).astype(np.float64)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for described in (*wide.graph.input, *wide.graph.output):
+        described.type.tensor_type.elem_type = TensorProto.DOUBLE
+    return wide
+
+
 def input_shape(proto: onnx.ModelProto) -> Shape:
     return tuple(dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim)
 

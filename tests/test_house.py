@@ -14,7 +14,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports go to the same floor or down. A new module gets a line here.
 FLOORS = (
-    ("errors", "fp16", "types", "share", "version", "subprocesses", "elf", "cnames", "staging"),
+    ("errors", "fp16", "types", "share", "version", "json_text", "subprocesses", "elf", "cnames", "staging"),
     ("graph",),
     ("ops",),
     ("model_file", "folding", "frontend", "export", "interpreter"),
@@ -23,8 +23,8 @@ FLOORS = (
     ("program", "lower"),
     ("executor", "codegen"),
     ("wire", "targets", "toolchain", "compare", "project"),
-    ("profile", "render"),
-    ("api", "cli", "__init__", "__main__"),
+    ("profile", "render", "console"),
+    ("api", "results", "cli", "__init__", "__main__"),
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 

@@ -104,9 +104,13 @@ def chain(length: int, name: str = "chain") -> Graph:
     build = Builder()
     value = build.input("x", halves(8))
     weights = [build.hold(tensor(f"w{layer}", 4)) for layer in range(length)]
-    saved = [value := build.add(fresh(16), (value, weight), f"y{layer}") for layer, weight in enumerate(weights)]
+    saved = []
     carries = {}
+    for layer, weight in enumerate(weights):
+        build.layer = f"layer {layer}"
+        saved.append(value := build.add(fresh(16), (value, weight), f"y{layer}"))
     for weight, output in reversed(list(zip(weights, saved, strict=True))):
+        build.layer = f"{weight} backward"
         gradient = build.add(fresh(16), (output,), f"{weight}.grad")
         value = build.add(fresh(16), (value, output, weight), f"{output}.grad")
         carries[weight] = build.add(Update(), (weight, gradient), f"{weight}.new")

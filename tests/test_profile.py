@@ -1,0 +1,77 @@
+"""Costs by layer and phase, and the pictures made of results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from models import draw, model, node
+
+from odl import api, profile, render, results
+from odl.graph import Phase
+from odl.program import Call
+from odl.recipe import Recipe
+
+
+def compiled_for(folder: Path, batch: int = 1) -> api.Compiled:
+    """Conv 3x3 from 2 to 4 channels on 6x6, ReLU, mean, Gemm to 3 classes, Softmax."""
+    proto = model(
+        node("Conv", "x w b", "c", "conv", pads=[1, 1, 1, 1]),
+        node("Relu", "c", "r", "relu"),
+        node("GlobalAveragePool", "r", "p", "pool"),
+        node("Flatten", "p", "f", "flat"),
+        node("Gemm", "f v a", "g", "fc", transB=1),
+        node("Softmax", "g", "y", "softmax"),
+        x=(1, 2, 6, 6), w=draw(4, 2, 3, 3), b=draw(4), v=draw(3, 4), a=draw(3),
+    )  # fmt: skip
+    onnx.save(proto, folder / "model.onnx")
+    return api.compile_model(folder / "model.onnx", Recipe(batch=batch), "host")
+
+
+def test_a_profile_adds_up_by_layer_and_phase(tmp_path: Path) -> None:
+    compiled = compiled_for(tmp_path, batch=2)
+    calls = list(compiled.program.calls())
+    counts = np.array([[0 if entry == "infer" else 10**number % 997 for number, entry, _ in calls]] * 3, np.uint32)
+    found = profile.profile(compiled.program, counts)
+
+    def by_hand(layer: str, phase: Phase) -> int:
+        def here(entry: str, call: Call) -> bool:
+            return entry != "infer" and (call.layer, call.phase) == (layer, phase)
+
+        return 3 * sum(10**number % 997 for number, entry, call in calls if here(entry, call))
+
+    for layer, phases in found.items():
+        for phase, cost in phases.items():
+            assert cost.count == by_hand(layer, phase), (layer, phase)
+    assert found["conv"][Phase.FORWARD].macs == found["conv"][Phase.WEIGHT_GRADIENT].macs == 2592
+    assert Phase.INPUT_GRADIENT not in found["conv"]
+    everything = profile.total(cost for phases in found.values() for cost in phases.values())
+    assert (everything.count, everything.macs) == (counts.sum(), 5220)
+    assert "softmax" not in found
+
+
+def test_costs_are_means_of_a_step(tmp_path: Path) -> None:
+    compiled = compiled_for(tmp_path)
+    counts = np.zeros((4, sum(1 for _ in compiled.program.calls())), np.uint32)
+    counts[:, 0] = 10, 10, 10, 11
+    counts[0, 1] = 4_000_000_000
+    counts[1, 1] = 4_000_000_000
+    run = api.Run(compiled, "chip", (1.0, 1.0, 1.0, float("nan")), {}, counts, "cycles", 0)
+    told = results.ran(run)
+    conv, relu, *_ = told["layers"]
+    assert conv["cycles"] == 10.25
+    assert relu["phases"]["forward"] == {"cycles": 2_000_000_000, "macs": 0, "mac_per_cycle": 0.0}
+    assert conv["mac_per_cycle"] == pytest.approx(5184 / 10.25)
+    assert "2,000,000,010 cycles" in render.ran(told)
+
+
+def test_the_picture_of_the_arena() -> None:
+    blocks = [
+        {"space": "arena", "offset": 0, "bytes": 10, "first": 0, "last": 9},
+        {"space": "arena", "offset": 20, "bytes": 9, "first": 0, "last": 1},
+        {"space": "x", "offset": 0, "bytes": 40, "first": 0, "last": 9},
+    ]
+    assert render._map(blocks, 1, 40, 10) == "=" * 10 + "." * 10 + "#" * 9 + "." * 11
+    assert render._map(blocks, 2, 40, 10) == "=" * 10 + "." * 30
