@@ -44,10 +44,12 @@ and `tests/pins` holds them. Seconds are medians, and the machine's.
 
 """
 _NOTES = """
-Where a cell holds two numbers they are those of {targets} or, for `odl build`, of {compilers}; all other
-rows are of programs compiled by the first. A program is the runner: the model, which `make lib` makes a library of, and
-what reads jobs and writes logs. `odl build` is timed as a user sees it, from ONNX file to ELF file; stack and RAM are
-those of the runner when it logs instruction counts.
+Where a cell holds two numbers they are those of {targets} or,
+for `odl build`, of {compilers}; all other rows are of programs compiled by the first.
+
+A program is the runner: the model, which `make lib` makes a library of, and what reads jobs and writes logs. Stack and
+RAM are those of the runner when it also logs instruction counts. `odl build` is timed as a user sees it, from ONNX file
+to ELF file.
 """
 
 
@@ -77,7 +79,7 @@ def _rows(models: Sequence[Result]) -> Iterator[tuple[str, ...]]:
     """What is measured, what is required of it, and one cell a model."""
     for key, label in _ROWS.items():
         limits = [model["required"][key]["limit"] for model in models if key in model["required"]]
-        wanted = ", ".join(dict.fromkeys(f"{limit:,}" for limit in limits))
+        wanted = " / ".join(dict.fromkeys(f"{limit:,g}" for limit in limits))
         yield label, f"<= {wanted}" if wanted else "", *(_cell(model, key) for model in models)
 
 
@@ -88,7 +90,7 @@ def _cell(model: Result, key: str) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:#.3g}"
 
 
 def _layers(model: Result) -> Iterator[str]:

@@ -46,19 +46,19 @@ EXAMPLES = (
         "digits_resnet8", "Another hand: ResNet8 reads digits",
         "Trained on digits by nine people (UCI). Now four others write, and their images are slanted here\n"
         "by a fixed distortion: a consistent shift, but a made one.",
-        "same people, upright",
+        "right, upright",
     ),
     Example(
         "words_dscnn", "Another voice: DS-CNN hears words",
         "Trained on twelve words in 24 voices of a speech synthesizer (eSpeak NG). Now one whispers: every\n"
         "recording is synthetic, in training and here.",
-        "voices like the first",
+        "right, other voices",
     ),
 )  # fmt: skip
 
 
-def say(word: str = "", text: str = "") -> None:
-    print(f"  {word:<22}{text}".rstrip(), flush=True)
+def say(word: str, text: str) -> None:
+    print(f"  {word:<20}{text}", flush=True)
 
 
 class Losses:
@@ -80,15 +80,14 @@ def checked(example: Example, target: str, data: Path) -> odl.Compiled:
     """The compiled example, once its first steps have the same bits on the target as in NumPy."""
     recipe = odl.read_recipe(HERE / example.folder / "recipe.toml")
     compiled = odl.compile_model(HERE / example.folder / "model.onnx", recipe, target)
-    arena = compiled.program.spaces["arena"]
-    say("target", f"{target} ({compiled.target.summary}), {arena:,} bytes for weights, activations and gradients")
+    say("target", f"{target}: {compiled.target.summary}")
+    say("RAM", f"{compiled.program.spaces['arena']:,} bytes for weights, activations and gradients")
     verdict = odl.verify(compiled, data, CHECKED_STEPS)
     found = verdict.first_difference
     if found:
         say("BITS DIFFER", f"step {found.step}, layer {found.layer}, tensor {found.tensor}{list(found.index)}")
         raise SystemExit(odl.ExitCode.BITS_DIFFER)
-    compared = f"{verdict.tensors:,} tensors, {verdict.values:,} values of {verdict.steps} steps"
-    say("checked", f"{compared}: each the same bits as in NumPy")
+    say("checked", f"{verdict.values:,} values of {verdict.steps} steps: each the same bits as in NumPy")
     return compiled
 
 
@@ -101,16 +100,14 @@ def adapt(example: Example, target: str, n_steps: int, output: Path) -> None:
         n_steps = n_steps or len(adaptation["y"])
     run = odl.train(compiled, data / "adapt.npz", n_steps, progress=Losses(n_steps))
     if len(run.counts):
-        per_step = f"{run.counts.sum() / n_steps:,.0f} {run.counter}, {run.stack_bytes} bytes of stack"
-        say("a step", f"{compiled.training.step.macs():,} multiply-accumulates, {per_step}")
-    for what, file in (("new, held out", "eval"), (example.usual, "base")):
+        say("a step", f"{run.counts.sum() / n_steps:,.0f} {run.counter} for {compiled.training.step.macs():,} MACs")
+    for what, file in (("right, held out", "eval"), (example.usual, "base")):
         before, after = (odl.evaluate(compiled, data / f"{file}.npz", weights) for weights in (None, run.weights))
-        change = f"{before['accuracy']:6.1%} before, {after['accuracy']:6.1%} after"
-        say(what, f"{change}, of {before['samples']} samples")
+        say(what, f"{before['accuracy']:.1%} before, {after['accuracy']:.1%} after, of {before['samples']} samples")
     keep = output / example.folder
     odl.build(compiled, keep / "c")
     odl.export(compiled, run.weights, keep / "tuned.onnx")
-    say("kept", f"{keep / 'c'} (C project), {keep / 'tuned.onnx'}")
+    say("kept", f"{keep}: C project c/, tuned.onnx")
 
 
 def run_all(target: str, n_steps: int, output: Path) -> None:
@@ -132,7 +129,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("build/demo"), help="[build/demo]")
     arguments = parser.parse_args()
     started = time.monotonic()
-    print(f"odl {odl.__version__}: training on the device, simulated; NumPy and C agree in every bit, or this stops.")
+    print(f"odl {odl.__version__} trains on a simulated microcontroller, after a check of every bit against NumPy.")
     try:
         run_all(arguments.target, arguments.steps, arguments.output)
     except odl.OdlError as error:

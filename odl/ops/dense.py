@@ -18,6 +18,7 @@ from odl.fp16 import Accumulate
 from odl.graph import Builder, Kernel, Node, Operator, Phase
 from odl.ops._importer import Importer, OnnxNode, Sample, imports
 from odl.ops.row_sum import WeightRowSum
+from odl.ops.transpose import permuted
 from odl.types import Array, DType, TensorType
 
 
@@ -159,22 +160,28 @@ def _samples() -> Iterable[Sample]:
         yield Sample("Gemm", ((m, k), (n, k), (n,)), {"transB": 1}, constants=(1, 2))
         yield Sample("Gemm", ((m, k), (k, n)), {}, constants=weights)
     yield Sample("Gemm", ((1, 6), (6, 4), (1, 4)), {"alpha": 0.5, "beta": 2.0}, constants=(1, 2))
+    yield Sample("Gemm", ((5, 1), (3, 5)), {"transA": 1, "transB": 1}, constants=weights)
+    yield Sample("Gemm", ((5, 3), (5, 4)), {"transA": 1}, constants=weights)
     overflow = rng.choice([60000.0, -60000.0, 1e-7], (4, 6)).astype(np.float32)
     yield Sample("Gemm", ((1, 6), (4, 6)), {"transB": 1}, constants=weights, values={1: overflow})
 
 
-@imports("Gemm", samples=_samples, limits="transA = 0, constant weights and bias")
+@imports("Gemm", samples=_samples, limits="constant second factor and bias")
 def _import_gemm(imp: Importer, node: OnnxNode) -> None:
     x, w, b = node.input(0), node.input(1), node.input(2)
-    imp.require(not node.attributes.get("transA", 0), "transA = 1 is not supported")
+    shape = imp.shape(x)
+    imp.require(len(shape) == 2, f"the first factor has rank {len(shape)}, not 2")
     imp.require(imp.is_constant(w), f"the second factor '{w}' must be constant", "use MatMul for two activations")
     transposed = bool(node.attributes.get("transB", 0))
     weight = imp.weight(w, (0, 1) if transposed else (1, 0), scale=node.attributes.get("alpha", 1.0))
     n_outputs, n_inputs = imp.build.types[weight].shape
-    imp.require(imp.shape(x)[-1] == n_inputs, f"{imp.shape(x)} does not multiply a weight of {n_inputs} inputs")
+    rows = imp.value(x)
+    if node.attributes.get("transA", 0):
+        shape, rows = (shape[1], shape[0]), permuted(imp.build, rows, (1, 0))
+    imp.require(shape[1] == n_inputs, f"{shape} does not multiply a weight of {n_inputs} inputs")
     bias = (_bias(imp, b, n_outputs, node.attributes.get("beta", 1.0)),) if b else ()
-    y = imp.add(Dense(), (imp.value(x), weight, *bias))
-    imp.bind(node.outputs[0], y, (*imp.shape(x)[:-1], n_outputs))
+    y = imp.add(Dense(), (rows, weight, *bias))
+    imp.bind(node.outputs[0], y, (shape[0], n_outputs))
 
 
 def _bias(imp: Importer, name: str, n_outputs: int, beta: float) -> str:

@@ -103,7 +103,7 @@ def _flatten_samples() -> Iterable[Sample]:
     yield Sample("Flatten", ((2, 3, 4),), {"axis": 0})
 
 
-@imports("Flatten", samples=_flatten_samples)
+@imports("Flatten", samples=_flatten_samples, limits="up to rank 4")
 def _import_flatten(imp: Importer, node: OnnxNode) -> None:
     old = imp.shape(node.input(0))
     axis = node.attributes.get("axis", 1)
@@ -151,7 +151,8 @@ def _identity_samples() -> Iterable[Sample]:
     yield Sample("Dropout", ((1, 6),))
 
 
-@imports("Identity", "Dropout", samples=_identity_samples, limits="Dropout is the identity, as in inference; no mask")
+@imports("Identity", samples=_identity_samples, limits="up to rank 4")
+@imports("Dropout", samples=_identity_samples, limits="the identity, as in inference; no mask")
 def _import_identity(imp: Importer, node: OnnxNode) -> None:
     imp.require(not any(node.outputs[1:]), "the output mask is not supported")
     if node.input(2):
