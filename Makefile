@@ -1,15 +1,18 @@
-# make demo   trains two networks for a new user, on a simulated microcontroller, and shows what it was good for
+# make demo   adapts two networks on a simulated microcontroller, and shows what it was good for
 # make test   runs every test
 # make lint   ruff and mypy
 # make bench  measures speed and size (benchmarks/)
+# make clean  removes what the others made
 #
-# Python packages go into .venv. QEMU comes from the system's packages where this user may install them.
+# Python packages go into .venv. Where this user may use apt-get, it brings QEMU and what Python lacks.
 
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
+VENV   := .venv
+BIN    := $(VENV)/bin
 
 .PHONY: demo test lint bench qemu clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo qemu
 	$(BIN)/python examples/demo.py
@@ -25,22 +28,23 @@ lint: $(VENV)/.test
 bench: $(VENV)/.test qemu
 	$(BIN)/python -m benchmarks
 
-$(VENV)/bin/python:
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call install,python3-venv)
+$(BIN)/python:
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call install,python3-venv) || true
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo 'odl needs Python 3.11 or newer with its venv module: make PYTHON=python3.12' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[compiler,demo]'
-	@touch $@
-
-$(VENV)/.test: $(VENV)/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[compiler,test]'
+# The extras of pyproject.toml.
+$(VENV)/.demo: EXTRAS = compiler,demo
+$(VENV)/.test: EXTRAS = compiler,test
+$(VENV)/.demo $(VENV)/.test: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@
 
 # Without QEMU the demo goes on with the host; the tests that need it fail, and say so.
 qemu:
-	@command -v qemu-system-riscv32 >/dev/null || $(call install,qemu-system-misc) || \
-	  echo 'QEMU is missing: apt-get install qemu-system-misc (going on without it)' >&2
+	@command -v qemu-system-riscv32 >/dev/null || test -n "$$ODL_QEMU" || $(call install,qemu-system-riscv32) || \
+	  echo 'QEMU is missing: apt-get install qemu-system-riscv32 (going on without it)' >&2
 
 clean:
 	rm -rf $(VENV) build dist

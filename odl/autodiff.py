@@ -8,6 +8,7 @@ from odl.errors import ModelError
 from odl.graph import Builder, Node, Phase
 from odl.ops.accumulate import AccumulateGradient
 from odl.ops.add import Add
+from odl.ops.row_sum import WeightRowSum
 from odl.types import DType
 
 
@@ -33,7 +34,7 @@ def differentiate(
         for value, contribution in zip(node.inputs, node.op.gradient(build, node, grad, needs), strict=True):
             if contribution is not None:
                 known = gradients.get(value)
-                gradients[value] = contribution if known is None else _sum(build, known, contribution)
+                gradients[value] = contribution if known is None else _sum(build, value, known, contribution)
     build.phase = Phase.FORWARD
     return {name: gradients[name] for name in wanted if name in gradients}
 
@@ -47,11 +48,15 @@ def _dependents(forward: Sequence[Node], wanted: Collection[str]) -> set[str]:
     return depends
 
 
-def _sum(build: Builder, known: str, more: str) -> str:
-    dtype = build.types[known].dtype
-    if dtype is not build.types[more].dtype:
-        raise ModelError(
-            "shared-weight-gradient", known, "readers of one weight give it gradients of different types",
-            "train with --gradients fp16, or give each node its own copy of the initializer",
-        )  # fmt: skip
-    return build.add(Add() if dtype is DType.F16 else AccumulateGradient(), (known, more), f"{known}.sum")
+def _sum(build: Builder, value: str, known: str, more: str) -> str:
+    """`known` + `more`, two gradients of `value`; where one of them is binary32, so is the sum."""
+    terms = [known, more]
+    kinds = [build.types[term].dtype for term in terms]
+    if DType.F32 not in kinds:
+        return build.add(Add(), terms, f"{value}.grad.sum")
+    shape = build.types[value].shape
+    wide = [
+        term if kind is DType.F32 else build.add(WeightRowSum(shape), (term,), f"{value}.grad.wide")
+        for term, kind in zip(terms, kinds, strict=True)
+    ]
+    return build.add(AccumulateGradient(), wide, f"{value}.grad.sum")

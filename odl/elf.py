@@ -34,7 +34,6 @@ class Section:
     name: str
     kind: int
     flags: int
-    address: int
     offset: int
     n_bytes: int
     link: int
@@ -115,8 +114,8 @@ def _sections(image: bytes, layout: _Layout) -> Iterator[Section]:
     table, entry_bytes, n_entries, names_index = layout.header.unpack_from(image)
     rows = [layout.section.unpack_from(image, table + i * entry_bytes) for i in range(n_entries)]
     names = rows[names_index][4]
-    for name, kind, flags, address, offset, n_bytes, link, *_ in rows:
-        yield Section(_string(image, names + name), kind, flags, address, offset, n_bytes, link)
+    for name, kind, flags, _, offset, n_bytes, link, *_ in rows:
+        yield Section(_string(image, names + name), kind, flags, offset, n_bytes, link)
 
 
 def _symbols(image: bytes, layout: _Layout, sections: tuple[Section, ...]) -> Iterator[Symbol]:

@@ -111,7 +111,6 @@ def blocks(graph: Graph) -> tuple[Block, ...]:
     overlap its inputs unless its operator says so. Those of inputs, persistent tensors and outputs live to the end.
     """
     root = roots(graph)
-    fixed = {*graph.inputs, *graph.persistent}
     block_of = {name: name for name in (*graph.inputs, *graph.persistent)}
     first = dict.fromkeys(block_of, 0)
     last = _last_uses(graph, root)
@@ -119,7 +118,7 @@ def blocks(graph: Graph) -> tuple[Block, ...]:
         for value in node.outputs:
             block_of[value] = value if root[value] == value else block_of[root[value]]
             first.setdefault(block_of[value], position)
-        dying = {block_of[value] for value in node.inputs if last[block_of[value]] == position} - fixed
+        dying = {block_of[value] for value in node.inputs if last[block_of[value]] == position}
         for value, block in taken(offers(graph, node, block_of), dying.__contains__).items():
             block_of[value] = block
             last[block] = last[value]

@@ -5,246 +5,37 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_schedule import (
+    Fresh,
+    Update,
+    View,
+    chain,
+    entry,
+    fresh,
+    graphs,
+    halves,
+    reader,
+    resnet8,
+    tensor,
+    total,
+    unary,
+)
 
 from odl.errors import ModelError
-from odl.graph import Builder, Graph, Operator, Persistent
-from odl.memory import ARENA, FLASH, Block, Place, Plan, blocks, live_bytes, plan, timeline
+from odl.graph import Builder, Graph
+from odl.memory import ARENA, FLASH, Block, Place, Plan, _lay, _relay, blocks, live_bytes, plan, timeline
 from odl.memory_check import check
 from odl.schedule import schedule
-from odl.types import Array, DType, Shape, TensorType
-
-
-@dataclass(frozen=True)
-class Fresh(Operator):
-    """Outputs of the given types, in memory of their own."""
-
-    name = "fresh"
-    types: tuple[TensorType, ...]
-
-    def infer(self, _: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        return self.types
-
-    def evaluate(self, _: Sequence[Array]) -> tuple[Array, ...]:
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Unary(Fresh):
-    """May work in place on its first input alone."""
-
-    name = "unary"
-    in_place = ((0, 0),)
-
-
-@dataclass(frozen=True)
-class Sum(Fresh):
-    """May work in place on either input."""
-
-    name = "sum"
-    in_place = ((0, 0), (0, 1))
-
-
-@dataclass(frozen=True)
-class Update(Fresh):
-    """Overwrites its first input and, where there is one, its third."""
-
-    name = "update"
-    types: tuple[TensorType, ...] = ()
-    overwrites = ((0, 0), (1, 2))
-
-    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        return (inputs[0], *inputs[2:])
-
-
-@dataclass(frozen=True)
-class View(Fresh):
-    """Its input as a vector."""
-
-    name = "view"
-    types: tuple[TensorType, ...] = ()
-    view = True
-
-    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        return (TensorType((inputs[0].n_elems,), inputs[0].dtype),)
-
-
-def halves(*shape: int) -> TensorType:
-    return TensorType(shape)
-
-
-def fresh(*n_bytes: int) -> Fresh:
-    """Makes values of these sizes, which are even."""
-    return Fresh(tuple(halves(n // 2) for n in n_bytes))
-
-
-def unary(n_bytes: int) -> Unary:
-    return Unary((halves(n_bytes // 2),))
-
-
-def total(n_bytes: int) -> Sum:
-    return Sum((halves(n_bytes // 2),))
-
-
-def tensor(name: str, *shape: int, dtype: DType = DType.F16) -> Persistent:
-    return Persistent(name, TensorType(shape, dtype), np.zeros(shape, dtype.numpy))
-
-
-def chain(length: int, name: str = "chain") -> Graph:
-    """A training chain: `length` layers forward, each output saved; then backward, each weight updated."""
-    build = Builder()
-    value = build.input("x", halves(8))
-    weights = [build.hold(tensor(f"w{layer}", 4)) for layer in range(length)]
-    saved = []
-    carries = {}
-    for layer, weight in enumerate(weights):
-        build.layer = f"layer {layer}"
-        saved.append(value := build.add(fresh(16), (value, weight), f"y{layer}"))
-    for weight, output in reversed(list(zip(weights, saved, strict=True))):
-        build.layer = f"{weight} backward"
-        gradient = build.add(fresh(16), (output,), f"{weight}.grad")
-        value = build.add(fresh(16), (value, output, weight), f"{output}.grad")
-        carries[weight] = build.add(Update(), (weight, gradient), f"{weight}.new")
-    return build.graph(name, (value,), carries)
-
-
-class Network:
-    """A forward pass that writes down its backward pass."""
-
-    def __init__(self) -> None:
-        self.build = Builder()
-        self.held: list[str] = []
-        self.gradients: dict[str, str] = {}  # value -> its gradient so far
-        self.tape: list[Callable[[], None]] = []
-
-    def flow(self, value: str, gradient: str) -> None:
-        """One more summand of a value's gradient."""
-        if value in self.gradients:
-            gradient = self.build.add(Sum((self.build.types[value],)), (self.gradients[value], gradient))
-        self.gradients[value] = gradient
-
-    def product(self, x: str, shape: Shape, *weight: int) -> str:
-        """A layer with a weight and a bias; the gradients of these are binary32."""
-        name = f"layer{len(self.held) // 2}"
-        held = [self.build.hold(tensor(f"{name}.w", *weight)), self.build.hold(tensor(f"{name}.b", weight[0]))]
-        self.held += held
-        y = self.build.add(Fresh((halves(*shape),)), (x, *held), name)
-
-        def backward() -> None:
-            dy = self.gradients[y]
-            if x not in self.build.inputs:
-                self.flow(x, self.build.add(Fresh((self.build.types[x],)), (dy, held[0]), f"{x}.grad"))
-            for value, inputs in zip(held, ((dy, x), (dy,)), strict=True):
-                type_ = replace(self.build.types[value], dtype=DType.F32)
-                self.flow(value, self.build.add(Fresh((type_,)), inputs, f"{value}.grad"))
-
-        self.tape.append(backward)
-        return y
-
-    def convolve(self, x: str, size: int, channels: int, kernel: int) -> str:
-        shape = (1, size, size, channels)
-        return self.product(x, shape, channels, kernel, kernel, self.build.types[x].shape[-1])
-
-    def relu(self, x: str) -> str:
-        type_ = self.build.types[x]
-        y = self.build.add(Unary((type_,)), (x,), f"{x}.relu")
-        self.tape.append(lambda: self.flow(x, self.build.add(Sum((type_,)), (y, self.gradients[y]), f"{x}.grad")))
-        return y
-
-    def add(self, one: str, two: str) -> str:
-        y = self.build.add(Sum((self.build.types[one],)), (one, two), f"{one}.add")
-        self.tape += [lambda value=value: self.flow(value, self.gradients[y]) for value in (one, two)]
-        return y
-
-    def reduce(self, op: Fresh, x: str) -> str:
-        y = self.build.add(op, (x,), f"{x}.{op.name}")
-        self.tape.append(lambda: self.flow(x, self.build.add(Fresh((self.build.types[x],)), (self.gradients[y],))))
-        return y
-
-    def train(self, logits: str) -> Graph:
-        """The step: the loss, the backward pass, and then all updates."""
-        label = self.build.input("label", TensorType((1,), DType.I32))
-        loss, self.gradients[logits] = self.build.add_many(fresh(4, 20), (logits, label), ("loss", "logits.grad"))
-        for backward in reversed(self.tape):
-            backward()
-        update = {name: self.build.add(Update(), (name, self.gradients[name]), f"{name}.new") for name in self.held}
-        return self.build.graph("train_step", (loss,), update)
-
-
-def resnet8() -> Graph:
-    """A training step with the tensors of the ResNet8 for 32x32 images in MLPerf Tiny."""
-    net = Network()
-    image = net.build.input("image", halves(1, 32, 32, 3))
-    x = net.relu(net.convolve(image, 32, 16, 3))
-    x = net.relu(net.add(x, net.convolve(net.relu(net.convolve(x, 32, 16, 3)), 32, 16, 3)))
-    for size, channels in ((16, 32), (8, 64)):
-        inner = net.convolve(net.relu(net.convolve(x, size, channels, 3)), size, channels, 3)
-        x = net.relu(net.add(inner, net.convolve(x, size, channels, 1)))
-    pooled = net.reduce(Fresh((halves(1, 1, 1, 64),)), x)
-    return net.train(net.product(net.reduce(View(), pooled), (1, 10), 10, 64))
-
-
-@st.composite
-def graphs(draw: st.DrawFn, max_nodes: int = 14) -> Graph:
-    """Graphs in an order that keeps to the data alone, and so may read a tensor after it was overwritten."""
-    build = Builder()
-    sizes = st.sampled_from((2, 6, 8, 24, 64))
-    build.input("x", halves(draw(sizes) // 2))
-    held = [build.hold(tensor(f"p{number}", draw(sizes) // 2)) for number in range(draw(st.integers(0, 3)))]
-    shows = {name: name for name in build.types}  # readable value -> the first value of the same content
-    state = {name: name for name in held if name != "p2"}
-    for _ in range(draw(st.integers(1, max_nodes))):
-        values = st.sampled_from(sorted(shows))
-        one, two, changed, more = draw(values), draw(values), draw(values), draw(values)
-        n_bytes = build.types[one].n_bytes
-        ops = (fresh(draw(sizes)), fresh(draw(sizes), n_bytes), unary(n_bytes), total(n_bytes), View(), Update())
-        op = draw(st.sampled_from(ops))
-        if op == View():
-            shows[build.add(op, (one,))] = shows[one]
-        elif op != Update():
-            shows |= {value: value for value in build.add_many(op, (one, two))}
-        else:
-            old = [shows[changed], shows[more]][: draw(st.integers(1, 2))]
-            distinct = len({*old, shows[one]}) == len(old) + 1
-            if distinct and not {"x", "p2"}.intersection(old):
-                new = dict(zip(old, build.add_many(op, (changed, one, more)[: len(old) + 1]), strict=True))
-                shows = {value: content for value, content in shows.items() if content not in new}
-                shows |= {value: value for value in new.values()}
-                state = {name: new.get(content, content) for name, content in state.items()}
-    carries = {name: value for name, value in state.items() if value != name or draw(st.booleans())}
-    graph = build.graph("random", draw(st.lists(st.sampled_from(sorted(shows)), max_size=3)), carries)
-    return shuffled(graph, draw(st.randoms(use_true_random=False)))
-
-
-def shuffled(graph: Graph, chance: Random) -> Graph:
-    """The graph in another order of its data."""
-    known = {*graph.inputs, *graph.persistent}
-    waiting, nodes = list(graph.nodes), []
-    while waiting:
-        node = chance.choice([node for node in waiting if known.issuperset(node.inputs)])
-        waiting.remove(node)
-        nodes.append(node)
-        known.update(node.outputs)
-    return replace(graph, nodes=tuple(nodes))
-
-
-def reader(graph: Graph) -> Graph:
-    """An inference entry that reads the persistent tensors of `graph` and its input."""
-    build = Builder()
-    for name, type_ in graph.inputs.items():
-        build.input(name, type_)
-    for held in graph.persistent.values():
-        build.hold(held)
-    return build.graph("reader", [build.add(fresh(24), tuple(build.types), "y")])
+from odl.types import TensorType
 
 
 def of_boxes(boxes: Sequence[tuple[int, int, int]]) -> Graph:
@@ -274,18 +65,6 @@ def planned(*entries: Graph) -> Plan:
 def shared(graph: Graph) -> list[str]:
     """The blocks of more than one value, each as its values."""
     return [" ".join(block.values) for block in blocks(graph) if len(block.values) > 1]
-
-
-def entry(nodes: Sequence[tuple[Operator, str, str]], outputs: str = "", **carries: str) -> Graph:
-    """A graph "entry" from (operator, inputs, outputs) over the input x (8 bytes) and the tensors w and c (8 bytes)."""
-    build = Builder()
-    build.input("x", halves(4))
-    for name in ("w", "c"):
-        build.hold(tensor(name, 4))
-    for op, inputs, names in nodes:
-        build.layer = f"at {names}"
-        build.add_many(op, inputs.split(), names.split())
-    return build.graph("entry", outputs.split(), carries)
 
 
 class TestBlocks:
@@ -429,6 +208,26 @@ class TestPacking:
         monkeypatch.setattr("odl.memory._SEARCH_WORK", 0)
         assert planned(graph).n_bytes[ARENA] > found.lower_bound
 
+    @settings(deadline=None)
+    @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(1, 5)), min_size=1, max_size=12))
+    def test_each_box_lies_at_the_least_free_offset(self, raw: list[tuple[int, int, int]]) -> None:
+        boxes = [(first, first + lasts, size) for first, lasts, size in raw]
+        meets = [
+            [j for j, (f, to, _) in enumerate(boxes) if j != i and f <= last and first <= to]
+            for i, (first, last, _) in enumerate(boxes)
+        ]
+        used: set[tuple[int, int]] = set()  # (node, granule)
+        offsets = []
+        for first, last, size in boxes:
+            for offset in range(100):
+                cells = {(at, cell) for at in range(first, last + 1) for cell in range(offset, offset + size)}
+                if not used & cells:
+                    break
+            offsets.append(offset)
+            used |= cells
+        assert _lay(boxes, range(len(boxes))).offsets == offsets
+        assert _relay(boxes, meets, range(len(boxes))) == _lay(boxes, range(len(boxes)))
+
     def test_ten_thousand_blocks(self) -> None:
         chance = Random(0)
         boxes = [(first, first + chance.randint(1, 50), 2 * chance.randint(1, 500)) for first in range(10_000)]
@@ -436,7 +235,7 @@ class TestPacking:
         assert found.n_bytes[ARENA] <= 1.2 * found.lower_bound
 
     def test_the_plan_is_the_same_under_any_hash_seed(self) -> None:
-        code = "from test_memory import *; g = schedule(resnet8()); print(g, plan([g, reader(g)]))"
+        code = "from test_schedule import *; g = schedule(resnet8()); print(g, plan([g, reader(g)]))"
         path = os.pathsep.join(sys.path)
         plans = {
             subprocess.run(
@@ -520,3 +319,32 @@ class TestCheck:
         graphs = (self.train, self.infer)
         spoilt = moved_to(planned(*graphs), values.split(), place, *entries.split())
         assert complaint in " | ".join(check(graphs, spoilt))
+
+    def test_a_persistent_tensor_changed_but_not_carried(self) -> None:
+        silent = entry([(Update(), "w x", "w1")])
+        carrier = replace(entry([(Update(), "w x", "w1")], w="w1"), name="carrier")
+        graphs = (silent, carrier)
+        assert check(graphs, plan(graphs)) == [
+            "entry: w is not whole at the end, where w lives: byte 0 of arena holds w1"
+        ]
+
+    def test_a_tensor_that_only_another_graph_knows(self) -> None:
+        other = Builder()
+        other.input("x", halves(4))
+        other.add(fresh(8), ("x",), "y")
+        graphs = (self.train, other.graph("other", ("y",)))
+        spoilt = moved_to(planned(*graphs), ["y"], Place(ARENA, 0), "other")
+        assert "other: .fresh writes y over w" in check(graphs, spoilt)
+
+    def test_two_persistent_tensors_in_one_place(self) -> None:
+        graph = entry([], w="w", c="c")
+        spoilt = moved_to(planned(graph), ["c"], Place(ARENA, 0), "entry")
+        assert check([graph], spoilt)[0] == "entry: w is not whole before the first node: byte 0 of arena holds c"
+
+    def test_an_order_that_reads_what_is_gone_or_not_yet_there(self) -> None:
+        nodes = [(Update(), "w x", "w1"), (fresh(8), "w", "a"), (fresh(8), "a", "y")]
+        late = entry(nodes, "y", w="w1")
+        early = replace(late, nodes=(late.nodes[0], *late.nodes[:0:-1]))
+        found = planned(schedule(late))
+        assert "entry: w is not whole when at a.fresh reads it: byte 0 of arena holds w1" in check([late], found)
+        assert any(problem.startswith("entry: a is not whole when at y.fresh") for problem in check([early], found))
