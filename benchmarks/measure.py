@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +22,7 @@ from odl import Compiled, build, train
 from odl.compare import Reference
 from odl.data import load_data
 from odl.elf import read_elf
+from odl.graph import Phase
 from odl.project import sha256
 from odl.results import arena, ran
 from odl.targets import DEFAULT, TARGETS
@@ -98,11 +98,11 @@ def step_cost(
 
 def by_phase(result: Result) -> dict[str, int]:
     """Instructions of a step by phase, all layers together."""
-    sums: defaultdict[str, int] = defaultdict(int)
+    sums = {phase.value: 0 for phase in Phase}
     for layer in result["layers"]:
         for phase, cost in layer["phases"].items():
             sums[phase] += cost["instructions"]
-    return dict(sums)
+    return sums
 
 
 def section_bytes(compiled: Compiled, folder: Path) -> dict[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from odl.errors import ModelError
 from odl.graph import Builder, Node, Phase
 from odl.ops.accumulate import AccumulateGradient
 from odl.ops.add import Add

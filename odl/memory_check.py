@@ -71,46 +71,51 @@ class _Replay:
     def __init__(self, graphs: Sequence[Graph], graph: Graph, plan: Plan) -> None:
         self.graph, self.plan = graph, plan
         self.names: list[str] = []
-        self.number: dict[str, int] = {}  # value -> what its bytes hold while it is whole
         self.owner = {space: np.full(size, _NOTHING, np.int32) for space, size in plan.n_bytes.items()}
         # Those that only other graphs know must survive this one, too.
         self.residents = {name: _range(other, plan, name) for other in graphs for name in other.persistent}
-        for name in graph.inputs:
-            self._write(name, _range(graph, plan, name))
-        for name, where in self.residents.items():
-            self._write(name, where)
+        inputs = {name: self._write(name, _range(graph, plan, name)) for name in graph.inputs}
+        self.initial = {name: self._write(name, where) for name, where in self.residents.items()}
+        # Value -> what its bytes hold while it is whole.
+        self.number = inputs | {name: self.initial[name] for name in graph.persistent}
         self.resident = {space: owner.copy() for space, owner in self.owner.items()}
 
     def run(self) -> Iterator[str]:
         for name, where in self.residents.items():
-            yield from self._whole(name, where, "before the first node")
+            yield from self._whole(name, self.initial[name], where, "before the first node")
         for node in self.graph.nodes:
             for value in node.inputs:
-                yield from self._whole(value, self._at(value), f"when {node.name} reads it")
+                yield from self._present(value, f"when {node.name} reads it")
             yield from self._undeclared(node)
             for index, value in enumerate(node.outputs):
                 if node.op.view:
                     self.number[value] = self.number.get(node.inputs[0], _UNWRITTEN)
                 else:
                     yield from self._forbidden(node, index)
-                    self._write(value, self._at(value))
+                    self.number[value] = self._write(value, self._at(value))
         for value in self.graph.outputs:
-            yield from self._whole(value, self._at(value), "at the end")
+            yield from self._present(value, "at the end")
         for name, where in self.residents.items():
-            yield from self._whole(self.graph.carries.get(name, name), where, f"at the end, where {name} lives")
+            final = self.graph.carries.get(name, name)
+            number = self.number[final] if name in self.graph.persistent else self.initial[name]
+            yield from self._whole(final, number, where, f"at the end, where {name} lives")
 
     def _at(self, value: str) -> _Range:
         return _range(self.graph, self.plan, value)
 
-    def _write(self, value: str, where: _Range) -> None:
-        self.number[value] = len(self.names)
+    def _write(self, value: str, where: _Range) -> int:
+        """The new number that the bytes hold from now on."""
         self.names.append(value)
-        self.owner[where.space][where.begin : where.end] = self.number[value]
+        self.owner[where.space][where.begin : where.end] = len(self.names) - 1
+        return len(self.names) - 1
 
-    def _whole(self, value: str, where: _Range, when: str) -> Iterator[str]:
-        """The bytes of `value` that are not its own."""
+    def _present(self, value: str, when: str) -> Iterator[str]:
+        yield from self._whole(value, self.number.get(value, _UNWRITTEN), self._at(value), when)
+
+    def _whole(self, value: str, number: int, where: _Range, when: str) -> Iterator[str]:
+        """Whether all bytes hold the number of `value`."""
         found = self.owner[where.space][where.begin : where.end]
-        wrong = np.flatnonzero(found != self.number.get(value, _UNWRITTEN))
+        wrong = np.flatnonzero(found != number)
         if wrong.size:
             other = int(found[wrong[0]])
             holder = "nothing" if other == _NOTHING else self.names[other]

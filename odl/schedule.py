@@ -155,6 +155,7 @@ def _searched(work: _Work, peak: int) -> list[list[int]]:
         else:
             orders.append(order)
             peak = _peak(work.graph, order)
+            assert peak <= budget, "the search and `live_bytes` count differently"
     return orders
 
 

@@ -11,10 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-pins", action="store_true", help="write tests/pins anew instead of comparing with them")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-pins", action="store_true", help="rewrite tests/pins from what is measured now")
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from what odl says now")
 
 

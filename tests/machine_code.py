@@ -27,7 +27,8 @@ _MOVES = {0x18: "fcvt.int.{0}", 0x1A: "fcvt.{0}.int", 0x1E: "fmv.{0}.x", 0x08: "
 # (quadrant, funct3) of the 16-bit loads and stores of doubles. Those of floats are their own; all other 16-bit
 # instructions know integers alone.
 _COMPRESSED = {
-    (0, 1): "fld", (0, 5): "fsd", (2, 1): "fld", (2, 5): "fsd", (0, 3): "flw", (0, 7): "fsw", (2, 3): "flw", (2, 7): "fsw",
+    (0, 1): "fld", (0, 3): "flw", (0, 5): "fsd", (0, 7): "fsw",
+    (2, 1): "fld", (2, 3): "flw", (2, 5): "fsd", (2, 7): "fsw",
 }  # fmt: skip
 
 

@@ -336,6 +336,12 @@ class TestCheck:
         spoilt = moved_to(planned(*graphs), ["y"], Place(ARENA, 0), "other")
         assert "other: .fresh writes y over w" in check(graphs, spoilt)
 
+    def test_a_value_may_have_the_name_of_a_tensor_that_only_another_graph_knows(self) -> None:
+        other = Builder()
+        other.input("x", halves(4))
+        other.add(fresh(8), ("x",), "w")
+        assert planned(self.train, other.graph("other", ("w",))).places["other"]["w"] == Place(ARENA, 8)
+
     def test_two_persistent_tensors_in_one_place(self) -> None:
         graph = entry([], w="w", c="c")
         spoilt = moved_to(planned(graph), ["c"], Place(ARENA, 0), "entry")

@@ -12,7 +12,7 @@ import pytest
 from models import cnn, codes, compiled, draw, load, mlp, model, node, refusal, save, value
 from onnx import TensorProto, helper, numpy_helper
 
-from odl.errors import ExitCode, ModelError, OdlError
+from odl.errors import ExitCode, ModelError
 from odl.frontend import load_model
 from odl.recipe import Recipe
 from odl.training import build_training
@@ -77,15 +77,16 @@ def survives(path: Path) -> bool:
     """Whether a damaged file is a model that trains, or else refused; nothing else may happen."""
     try:
         build_training(load_model(path).graph, Recipe())
-    except OdlError as error:
-        assert error.exit_code in (ExitCode.MODEL_REFUSED, ExitCode.USAGE)
+    except ModelError:
         return False
     return True
 
 
 @pytest.mark.parametrize("make", [mlp, cnn])
 def test_truncated(tmp_path: Path, make: Callable[[], onnx.ModelProto]) -> None:
-    whole = make().SerializeToString()
+    proto = make()
+    del proto.opset_import[1:]  # the last field, without which a file could do
+    whole = proto.SerializeToString()
     path = tmp_path / "model.onnx"
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
@@ -164,7 +165,8 @@ def test_external_data_escapes_by_a_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"offset": "-16"}, {"offset": "many"}, {"length": "4"}, {"length": "99999999999"}, {"location": "a\0b"}],
+    "changes",
+    [{"offset": "-16"}, {"offset": "many"}, {"length": "4"}, {"length": "99999999999"}, {"location": "a\0b"}],
     ids=["negative", "no-number", "too-little", "too-much", "nul"],
 )  # fmt: skip
 def test_external_data_malformed(tmp_path: Path, changes: dict[str, str]) -> None:
@@ -267,7 +269,7 @@ def test_weight_with_less_data_than_its_shape(tmp_path: Path) -> None:
 def test_weight_of_unknown_type(tmp_path: Path) -> None:
     proto = model(GEMM, w=draw(3, 4))
     proto.graph.initializer[0].data_type = 77
-    assert refused(save(tmp_path, proto)) in ("onnx-checker", "type-mismatch")
+    assert refused(save(tmp_path, proto)) == "type-mismatch"
 
 
 def test_sparse_weight(tmp_path: Path) -> None:
@@ -282,7 +284,7 @@ def test_sparse_weight(tmp_path: Path) -> None:
 def test_group_that_does_not_divide_the_channels(tmp_path: Path, channels: int, group: int) -> None:
     conv = node("Conv", "x w", "y", kernel_shape=[3, 3], group=group)
     proto = model(conv, x=(1, channels, 5, 5), w=draw(6, 2, 3, 3))
-    assert refused(save(tmp_path, proto)) in ("unsupported-attribute", "type-mismatch", "onnx-checker")
+    assert refused(save(tmp_path, proto)) == "unsupported-attribute"
 
 
 def test_graph_without_nodes(tmp_path: Path) -> None:
@@ -306,8 +308,8 @@ def test_output_that_the_input_does_not_reach(tmp_path: Path, op_type: str) -> N
 def test_all_problems_at_once(tmp_path: Path) -> None:
     """Shape, interface and operators in one list, in a text that names each node."""
     proto = model(
-        node("Gemm", "x w", "h", "fc"), node("Erf", "h", "e", "first"), node("Einsum", "e", "y", "second", equation="ij"),
-        x=("batch", 4), outputs="y h", w=draw(4, 3),
+        node("Gemm", "x w", "h", "fc"), node("Erf", "h", "e", "first"),
+        node("Einsum", "e", "y", "second", equation="ij"), x=("batch", 4), outputs="y h", w=draw(4, 3),
     )  # fmt: skip
     error = refusal(lambda: load(tmp_path, proto))
     assert sorted(codes(error)) == ["dynamic-shape", "one-output", "unsupported-operator", "unsupported-operator"]
