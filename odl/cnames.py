@@ -56,9 +56,9 @@ def comment(text: str) -> str:
 
 
 def string(text: str) -> str:
-    """A C string literal, in ASCII, without trigraphs."""
+    """A C string literal of UTF-8, itself in ASCII and without trigraphs; U+FFFD stands for NUL, which would end it."""
     parts = []
-    for byte in text.encode():
+    for byte in text.replace("\0", "\ufffd").encode():
         character = chr(byte)
         plain = 32 <= byte < 127 and character not in '"\\?'
         parts.append(character if plain else f"\\{byte:03o}")

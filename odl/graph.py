@@ -119,7 +119,9 @@ class Origin:
 
     def store(self, initializer: Array) -> Array:
         """The initializer (ONNX shape) in storage order, float64."""
-        affine = initializer.astype(np.float64) * self.scale + self.offset
+        affine = initializer.astype(np.float64) * self.scale
+        if np.any(self.offset):  # adding +0 would make -0 positive
+            affine = affine + self.offset
         stored: Array = affine.transpose(self.perm)
         return stored
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -49,12 +50,13 @@ def _put(inside: Path, place: Path, temporary: Path, marker: str) -> None:
                 place.rename(old)
             inside.rename(place)
             return
-        except OSError:
-            if not place.exists():
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         finally:
             if old.exists() and not place.exists():
-                old.rename(place)
+                with contextlib.suppress(OSError):
+                    old.rename(place)
     raise UsageError("folder-unwritable", str(place), "other runs keep writing it", _HINT)
 
 

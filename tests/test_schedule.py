@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from odl.graph import Builder, Graph, Node, Operator, Persistent, verify
 from odl.memory import live_bytes, plan
 from odl.memory_check import check
-from odl.schedule import schedule
+from odl.schedule import _listed, _Work, schedule
 from odl.types import Array, DType, Shape, TensorType
 
 
@@ -385,6 +385,23 @@ class TestPeak:
         graph = build.graph("wide", (), dict(zip(held, updated, strict=True)))
         assert peak(graph) == 8 * count
         assert peak(schedule(graph)) == 8
+
+    def test_the_greedy_order_takes_the_node_that_leaves_the_fewest_bytes(self) -> None:
+        """Once b has run, e is the last to use a, and so leaves less than d does."""
+        makes = [(fresh(80), "x", "a"), (fresh(2), "a", "b"), (fresh(20), "b", "d"), (fresh(40), "a", "e")]
+        graph = entry([*makes, (fresh(8), "b d e", "y")], "y")
+        listed = [_listed(_Work(graph), greedy) for greedy in (False, True)]
+        assert listed == [[0, 1, 2, 3, 4], [0, 1, 3, 2, 4]]
+
+    def test_the_search_untangles_what_the_greedy_order_does_not(self) -> None:
+        chance = Random(1)
+        build = Builder()
+        values = [build.input("x", halves(4))]
+        for number in range(100):
+            inputs = [chance.choice(values[-30:]) for _ in range(2)]
+            values.append(build.add(fresh(2 * chance.randint(1, 99)), inputs, f"v{number}"))
+        graph = build.graph("tangle", values[-1:])
+        assert peak(schedule(graph)) < 0.75 * peak(graph)
 
     def test_resnet8(self) -> None:
         """The given order holds every gradient until the end."""

@@ -1,0 +1,284 @@
+"""What the documentation says is so: links, paths, commands, code, and the tables that repeat what sources know."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from models import cnn
+from test_house import FLOORS
+
+import odl
+from odl import errors, targets
+from odl.cli import cli
+from odl.codegen import environment
+from odl.model_file import NEWEST_OPSET, OLDEST_OPSET
+from odl.project import write_project
+from odl.recipe import Recipe
+from odl.share import share
+from odl.toolchain import Toolchain, arch_flags, contract_flags, find_toolchain, project_variables
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples/README.md"]
+TEMPLATE = "project/README.md.j2"
+
+ALL_OPTIONS = {option for command in cli.commands.values() for param in command.params for option in param.opts}
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced code blocks in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.S | re.M)
+
+
+def words(text: str) -> list[str]:
+    """What stands in backquotes, outside of fenced code."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M))
+
+
+# --- what is named exists ---------------------------------------------------------------------------------------------
+
+
+@each_page
+def test_links_resolve(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    local = [link.split("#")[0] for link in links if not link.startswith("http")]
+    assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+@each_page
+def test_paths_exist(page: Path) -> None:
+    named = [
+        word for word in words(page.read_text()) if re.match(r"(odl|tests|templates|firmware|examples|docs)/", word)
+    ]
+    assert [word for word in named if not re.search(r"[<*]|foo", word) and not (ROOT / word.split()[0]).exists()] == [
+        word for word in named if "hard_sigmoid" in word
+    ]
+
+
+@each_page
+def test_pages_know_no_machine_but_the_readers(page: Path) -> None:
+    assert not re.search(r"(^|[\s`(\"'])/(work|tmp|root|home)/", page.read_text())
+
+
+@each_page
+def test_commands_exist(page: Path) -> None:
+    """Every `odl VERB --option` and every `make target` in code."""
+    text = page.read_text()
+    code = [*words(text), *"\n".join(re.findall(r"(?:^```sh\n.*?^```)|(?:^    .*?$)", text, re.S | re.M)).splitlines()]
+    makefile = (ROOT / "Makefile").read_text()
+    for line in (line.split("#")[0].strip() for line in code):
+        if match := re.match(r"make (\w+)", line):
+            assert re.search(rf"^{match[1]}:", makefile, re.M) or page.name != "README.md", line
+        if line.startswith("--"):
+            assert line.split()[0] in ALL_OPTIONS, line
+        if match := re.match(r"odl ([a-z]+)", line):
+            command = cli.commands[match[1]]
+            known = {option for param in command.params for option in param.opts} | {"--help"}
+            assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", line)) <= known, line
+
+
+def test_every_verb_is_told() -> None:
+    told = set(re.findall(r"^\| `odl (\w+)", (ROOT / "docs/CLI.md").read_text(), re.M))
+    assert told == set(cli.commands)
+
+
+def test_the_index_of_decisions_is_whole() -> None:
+    folder = ROOT / "docs/decisions"
+    index = re.findall(r"^(\d+)\. \[(.*)\]\((.*)\)$", (folder / "README.md").read_text(), re.M)
+    pages = sorted(page for page in folder.glob("*.md") if page.name != "README.md")
+    titles = [page.read_text().splitlines()[0] for page in pages]
+    assert [f"# {number}. {title}" for number, title, _ in index] == titles
+    assert [name for _, _, name in index] == [page.name for page in pages]
+
+
+# --- tables that sources know better ----------------------------------------------------------------------------------
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    for line in text.splitlines():
+        if line.startswith("|") and not line.startswith("|--"):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_floors() -> None:
+    text = (ROOT / "docs/ARCHITECTURE.md").read_text()
+    told = [tuple(words(cells[1])) for cells in rows(text) if cells[0].isdigit()]
+    assert told == list(FLOORS)
+
+
+def test_exit_codes() -> None:
+    text = (ROOT / "docs/RELIABILITY.md").read_text()
+    told = {int(cells[0]): cells[2].strip("`") for cells in rows(text) if cells[0].isdigit()}
+    known = {int(kind.exit_code): kind.__name__ for kind in errors.OdlError.__subclasses__()}
+    assert told == {0: "", 1: "anything else", **known}
+
+
+# Whose first argument is a code. A Problem's exit code is that of the error around it.
+KINDS = {kind.__name__: kind for kind in errors.OdlError.__subclasses__()}
+CARRIERS = {*KINDS, "Problem", "refuse", "fault"}
+
+
+def codes_in_sources() -> Iterator[tuple[str, int]]:
+    """(code, exit code or 0) of every refusal that spells its code out."""
+    for path in sorted((ROOT / "odl").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+                name = ast.unparse(node.func).split(".")[-1]
+                if name in CARRIERS:
+                    yield str(node.args[0].value), int(KINDS[name].exit_code) if name in KINDS else 0
+
+
+def test_every_code_is_told_under_its_exit_code() -> None:
+    text = (ROOT / "docs/RELIABILITY.md").read_text()
+    told: dict[str, int] = {}
+    for section in re.split(r"^### ", text, flags=re.M)[1:]:
+        (first,) = re.findall(r"^Exit (\d)", section)
+        for cells in rows(section.split("\n## ")[0]):
+            stated = re.match(r"exit (\d)", cells[1])
+            told |= dict.fromkeys(words(cells[0]), int(stated[1] if stated else first))
+    found = set(codes_in_sources())
+    assert {code for code, _ in found} - set(told) == set()
+    assert {(code, told[code]) for code, exit_code in found if exit_code} == {item for item in found if item[1]}
+    sources = "".join(path.read_text() for path in (ROOT / "odl").rglob("*.py"))
+    assert {code for code in told if f'"{code}"' not in sources} == {"one-input", "one-output"}  # f"one-{what}"
+
+
+def test_recipe_words_and_defaults() -> None:
+    (text,) = blocks((ROOT / "docs/CLI.md").read_text(), "toml")
+    assert {**tomllib.loads(text), "trainable": ("*",)} == asdict(Recipe())
+
+
+def test_opsets() -> None:
+    assert f"opset {OLDEST_OPSET} to {NEWEST_OPSET}," in (ROOT / "README.md").read_text()
+
+
+# --- code that runs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def beginner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model and data of one's own, as the README has them."""
+    example = ROOT / "examples/digits_resnet8"
+    shutil.copy(example / "model.onnx", tmp_path)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", x=rng.random((8, 1, 8, 8)), y=rng.integers(0, 10, 8))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.qemu
+def test_quick_start(beginner: Path) -> None:
+    """The commands of the README as they stand there."""
+    quick_start = blocks((ROOT / "README.md").read_text(), "sh")[1].splitlines()
+    commands = [shlex.split(line, comments=True) for line in quick_start]
+    assert commands[0][:3] == ["pip", "install", "-e"]
+    assert [command[1] for command in commands[1:]] == ["check", "plan", "verify", "run", "eval", "export", "build"]
+    for command in commands[1:]:
+        assert command[0] == "odl"
+        done = subprocess.run(
+            [sys.executable, "-m", "odl", *command[1:]], env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    onnx.checker.check_model(onnx.load(beginner / "tuned.onnx"))
+    assert (beginner / "c/include/odl_model.h").is_file()
+
+
+def compile_c(text: str, name: str, project: Path, target: targets.Target, toolchain: Toolchain) -> Path:
+    source = project / f"{name}.c"
+    source.write_text(text)
+    flags = (
+        *arch_flags(target, toolchain.kind),
+        *contract_flags(target),
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wconversion",
+    )
+    made = source.with_suffix(".o")
+    subprocess.run([*toolchain.cc, *flags, "-Iinclude", "-c", source, "-o", made], cwd=project, check=True, timeout=120)
+    return made
+
+
+@pytest.mark.parametrize("target", targets.TARGETS.values(), ids=list(targets.TARGETS))
+def test_firmware_snippets_compile(target: targets.Target, tmp_path: Path) -> None:
+    """Those of the README and of the project's own; on RISC-V they link with the model and four functions alone."""
+    onnx.save(cnn(), tmp_path / "model.onnx")
+    compiled, project = odl.compile_model(tmp_path / "model.onnx", target=target.name), tmp_path / "c"
+    project.mkdir()
+    write_project(project, "snippets", compiled.program, compiled.training, target)
+    toolchain = find_toolchain(target)
+    told = environment().get_template(TEMPLATE).render(project_variables(target))
+    snippets = [*blocks((ROOT / "README.md").read_text(), "c"), *blocks(told, "c")]
+    assert len(snippets) == 2
+    objects = [
+        compile_c(text.replace("learn", f"learn{at}"), f"snippet{at}", project, target, toolchain)
+        for at, text in enumerate(snippets)
+    ]
+    if target.is_riscv:
+        model = sorted({*project.glob("src/**/*.c")} - {project / "src/odl_trace.c"})
+        given = share("firmware") / "port/qemu/mem.c"
+        objects += [compile_c(path.read_text(), path.stem, project, target, toolchain) for path in (*model, given)]
+        subprocess.run(
+            [*toolchain.ld, "-e", "learn0", *objects, "-o", project / "firmware.elf"], check=True, timeout=60
+        )
+
+
+def test_the_projects_readme_names_its_files(tmp_path: Path) -> None:
+    onnx.save(cnn(), tmp_path / "model.onnx")
+    compiled, project = odl.compile_model(tmp_path / "model.onnx", target="host"), tmp_path / "c"
+    odl.build(compiled, project)
+    told = environment().get_template(TEMPLATE).render(project_variables(compiled.target))
+    files = [
+        word for word in words(told) if re.fullmatch(r"[a-z_]+/([a-z_/]+\.[ch])?|[A-Za-z]+\.(json|onnx|txt)", word)
+    ]
+    assert len(files) > 8
+    assert [name for name in files if not (project / name).exists()] == []
+
+
+def copied(tmp_path: Path) -> Path:
+    for name in ("odl", "templates", "firmware", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_the_new_operator_works(tmp_path: Path) -> None:
+    """The two files of docs/NEW_OPERATOR.md, in a copy of the tree: every test that the registry makes of them."""
+    text = (ROOT / "docs/NEW_OPERATOR.md").read_text()
+    (python,), (template,) = blocks(text, "python"), blocks(text, "jinja")
+    tree = copied(tmp_path)
+    (tree / "odl/ops/hard_sigmoid.py").write_text(python)
+    (tree / "templates/kernels/hard_sigmoid.c.j2").write_text(template)
+    tests = ["tests/test_ops.py", "-k", "HardSigmoid or (bits and host and fp32)"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests], cwd=tree,
+        env={**os.environ, "PYTHONPATH": str(tree)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert "\n10 passed, " in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.qemu
+def test_the_new_target_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = blocks((ROOT / "docs/NEW_TARGET.md").read_text(), "python")
+    names = {"Target": targets.Target, "Memory": targets.Memory}
+    exec(text, names)
+    chip: targets.Target = names["MY_CHIP"]  # type: ignore[assignment]
+    monkeypatch.setitem(targets.TARGETS, chip.name, chip)
+    onnx.save(cnn(), tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(1).normal(size=(2, 2, 6, 6)), y=[0, 2])
+    compiled = odl.compile_model(tmp_path / "model.onnx", target=chip.name)
+    assert odl.verify(compiled, tmp_path / "data.npz", 2).equal
