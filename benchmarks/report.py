@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.measure import values
 from odl.graph import Phase
 from odl.render import table
+from odl.targets import DEFAULT
 
 Result = Mapping[str, Any]
 
@@ -40,7 +41,7 @@ _HEAD = """\
 # Benchmarks
 
 One training step of all weights on one sample, by SGD. Counts and sizes are exact: the same compiler gives them again,
-and `tests/pins` holds them. Seconds are medians, and the machine's.
+and `tests/pins` holds those of {pinned}. Seconds are medians, and the machine's.
 
 """
 _NOTES = """
@@ -65,10 +66,9 @@ def page(report: Result) -> str:
     names = {"targets": _list(models[0]["targets"]), "compilers": _list(models[0]["build_s"])}
     head = ["", "required", *(model["title"] for model in models)]
     machine = "".join(f"- {what}: {is_}\n" for what, is_ in made_on.items())
-    parts = [_HEAD, _markdown(head, _rows(models)), _NOTES.format(**names), "\nMeasured with\n\n", machine]
-    for model in models:
-        parts += _layers(model)
-    return "".join(parts)
+    layers = "".join(part for model in models for part in _layers(model))
+    table_and_notes = _markdown(head, _rows(models)) + _NOTES.format(**names)
+    return f"{_HEAD.format(pinned=DEFAULT.name)}{table_and_notes}\nMeasured with\n\n{machine}{layers}"
 
 
 def _list(words: Mapping[str, object]) -> str:

@@ -30,15 +30,17 @@ class Names:
 
     def __getitem__(self, name: str) -> str:
         if name not in self._known:
-            self._known[name] = self._unique(identifier(name))
-            self._taken.add(self._known[name])
+            self._known[name] = self.new(name)
         return self._known[name]
 
-    def _unique(self, base: str) -> str:
-        candidate, number = base, 1
+    def new(self, name: str) -> str:
+        """An identifier that nothing has yet, not even `name`."""
+        base = candidate = identifier(name)
+        number = 1
         while candidate in self._taken:
             number += 1
             candidate = f"{base}_{number}"
+        self._taken.add(candidate)
         return candidate
 
 

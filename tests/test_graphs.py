@@ -25,6 +25,7 @@ from models import (
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from odl import memory_check
 from odl.api import Compiled
 from odl.errors import ExitCode
 from odl.executor import Executor
@@ -455,3 +456,23 @@ TOO_LARGE = {
 @pytest.mark.parametrize("which", TOO_LARGE)
 def test_index_products_beyond_32_bits(tmp_path: Path, which: str) -> None:
     assert refused(tmp_path, TOO_LARGE[which]) == "tensor-too-large"
+
+
+@pytest.mark.xfail(
+    strict=True, raises=MemoryError, reason="compile_model replays a plan before it asks whether it fits"
+)
+def test_what_does_not_fit_is_refused_before_its_bytes_are_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replay allocates four bytes for each byte of a plan, and a file can declare a plan of any size."""
+
+    def replay(*_: object) -> list[str]:
+        raise MemoryError
+
+    monkeypatch.setattr(memory_check, "check", replay)
+    proto = model(
+        node("Relu", "x", "h"), node("GlobalMaxPool", "h", "m"), node("Flatten", "m", "f"), node("Gemm", "f w", "y"),
+        x=(1, 1, 2**14, 2**14), w=draw(1, 3),
+    )  # fmt: skip
+    error = refusal(lambda: compiled(tmp_path, proto, "qemu-zhinx"))
+    assert (error.code, error.exit_code) == ("does-not-fit", ExitCode.DOES_NOT_FIT)
