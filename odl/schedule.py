@@ -19,8 +19,8 @@ from operator import or_
 from odl.graph import Graph
 from odl.memory import live_bytes, offers, present, roots, taken
 
-_BEAM_WIDTH = 8  # states of one length from which the search goes on
-_BEAM_CHOICES = 8  # ready nodes that it tries from one state
+_BEAM_WIDTH = 4  # states of one length from which the search goes on
+_BEAM_CHOICES = 16  # ready nodes that it tries from one state
 _SEARCH_WORK = 1_000_000  # nodes that it tries in all before it gives up
 _SEARCH_NODES = 2000  # beyond this, no search
 

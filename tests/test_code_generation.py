@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import ctypes
+import errno
 import os
 import re
 import subprocess
@@ -326,6 +327,22 @@ def test_run_that_fails_leaves_what_was_there(tmp_path: Path, program: Compiled,
         fail()
     assert tree(tmp_path / "project") == before
     assert [path.name for path in tmp_path.iterdir()] == ["project"]
+
+
+def test_move_that_fails_brings_back_what_was_there(
+    tmp_path: Path, program: Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree(build(program, tmp_path / "project"))
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError(errno.EIO, "the disk is gone")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    assert folder_error(program, tmp_path / "project") == "folder-unwritable"
+    assert tree(tmp_path / "project") == before
 
 
 def test_folder_that_becomes_foreign_meanwhile(tmp_path: Path) -> None:

@@ -215,6 +215,10 @@ SHARED = {
     "addend-of-one-row-twice": model(
         node("Add", "x w", "h"), node("Tanh", "h", "r"), node("Add", "r w", "s"), node("Mul", "s w", "y"), w=draw(1, 4)
     ),
+    "factor-and-addend": model(  # one reader gives a gradient in binary32, the other in binary16
+        node("Reshape", "x s", "r"), node("Gemm", "r w", "h", transB=1), node("Tanh", "h", "t"),
+        node("Add", "t w", "y"), x=(1, 16), s=np.array([4, 4]), w=draw(4, 4),
+    ),
     "by-identity": model(
         node("Identity", "w", "same"), node("Gemm", "x w", "h"), node("Tanh", "h", "r"), node("Gemm", "r same", "y"),
         w=draw(4, 4),

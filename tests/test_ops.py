@@ -6,26 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import Case, cases, onnx_array, stored_array, together
+from samples import Case, cases, onnx_array, stored_array
+from whole_program import whole_program
 
 from odl import fp16
 from odl.api import silent
 from odl.compare import Device, verify
-from odl.data import Data
 from odl.fp16 import Accumulate
 from odl.interpreter import interpret
-from odl.lower import lower
-from odl.memory import plan
-from odl.memory_check import check
-from odl.ops.cross_entropy import SoftmaxCrossEntropy
-from odl.ops.relu import Relu
 from odl.project import write_project
-from odl.recipe import Recipe
-from odl.schedule import schedule
 from odl.targets import find_target, simulator_for
 from odl.toolchain import compile_project, find_toolchain
-from odl.training import INFER, STEP, Training
-from odl.types import Array, DType, TensorType
+from odl.types import Array
 
 ALL = list(cases())
 each_case = pytest.mark.parametrize("case", ALL, ids=[case.label for case in ALL])
@@ -111,26 +103,10 @@ def _targets() -> list[object]:
 def test_bits_are_equal_on_target(name: str, accumulate: Accumulate, tmp_path: Path) -> None:
     """All samples, forward and backward, in one program: what NumPy computes is what the target computes."""
     target, folder = find_target(name), tmp_path / "project"
-    training, data = _whole_program(accumulate)
-    graphs = [schedule(graph) for graph in training.graphs.values()]
-    placed = plan(graphs)
-    assert check(graphs, placed) == []
-    program = lower(graphs, placed)
+    program, training, data = whole_program(accumulate)
     folder.mkdir()
     write_project(folder, "samples", program, training, target)
     result = compile_project(folder, target, find_toolchain(target), trace=True)
     verdict = verify(program, training, data, Device(simulator_for(target), result.elf), silent)
     assert verdict.equal, verdict.first_difference
     assert verdict.tensors > len(ALL)
-
-
-def _whole_program(accumulate: Accumulate) -> tuple[Training, Data]:
-    build = together(ALL, accumulate)
-    logits = build.input("sample", TensorType((1, 2)))
-    label = build.input("label", TensorType((1,), DType.I32))
-    loss, _ = build.add_many(SoftmaxCrossEntropy(), (logits, label))
-    infer = type(build)()
-    out = infer.add(Relu(), (infer.input("sample", TensorType((1, 2))),))
-    graphs = {STEP: build.graph(STEP, (loss,)), INFER: infer.graph(INFER, (out,))}
-    training = Training(Recipe(accumulate=accumulate.value), graphs, "sample", "label", loss, ())
-    return training, Data(np.ones((1, 1, 2), np.float16), np.zeros((1, 1), np.int32))

@@ -9,7 +9,7 @@
 #define ODL_RAM_BYTES (112 << 20)
 #endif
 #ifndef ODL_STACK_BYTES
-#define ODL_STACK_BYTES (16 << 10)
+#define ODL_STACK_BYTES (8 << 10)
 #endif
 
 #define STACK_PAINT 0x5ac35ac3
