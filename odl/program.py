@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from odl.graph import Kernel, Operator, Persistent, Phase
+from odl.memory import ARENA, FLASH
 from odl.types import TensorType
 
-ARENA, FLASH = "arena", "flash"
+__all__ = ["ARENA", "FLASH", "Buffer", "Call", "Program", "Resident"]
 
 
 @dataclass(frozen=True)
