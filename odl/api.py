@@ -222,12 +222,15 @@ def require_writable(folder: str | Path) -> None:
 
 
 def save_run(run: Run, folder: str | Path, **more: object) -> None:
-    """Write a run folder: odl.json with the results, the model, and the trained weights."""
+    """Write a run folder: odl.json with the results, the model, and the trained weights.
+
+    weights.npz holds `names`, and w0, w1, ... in that order, each in storage layout.
+    """
     with staged(Path(folder), MARKER) as inside:
         compiled = run.compiled
         note_origins(inside, compiled.model, compiled.recipe, compiled.target.name, on=run.on, loss=run.loss, **more)
         arrays: dict[str, Any] = {f"w{i}": value for i, value in enumerate(run.weights.values())}
-        np.savez(inside / WEIGHTS, **arrays)
+        np.savez(inside / WEIGHTS, names=np.array(list(run.weights)), **arrays)
 
 
 def load_weights(folder: str | Path, compiled: Compiled) -> dict[str, Array]:

@@ -262,7 +262,8 @@ def _accessor(buffer: Buffer) -> str:
 def _number(value: int | float) -> str:
     """A C constant; a float has the shortest decimal form that reads back as the same binary32 number."""
     if isinstance(value, int):
-        return str(value)
+        return str(int(value))
+    assert np.isfinite(np.float32(value)), f"C has no constant for {value}: hand it over as bits"
     text = str(np.float32(value))
     return f"{text}f" if any(mark in text for mark in ".en") else f"{text}.0f"
 

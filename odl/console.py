@@ -97,4 +97,3 @@ class Console:
 def printable(text: str) -> str:
     """The text without characters that could steer a terminal: names in a model are anyone's."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-

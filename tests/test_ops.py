@@ -14,6 +14,8 @@ from odl.api import silent
 from odl.compare import Device, verify
 from odl.fp16 import Accumulate
 from odl.interpreter import interpret
+from odl.ops._broadcast import Binary
+from odl.ops._elementwise import Unary
 from odl.project import write_project
 from odl.targets import find_target, simulator_for
 from odl.toolchain import compile_project, find_toolchain
@@ -36,7 +38,10 @@ def test_shape_is_what_onnx_infers(case: Case) -> None:
 
 @each_case
 def test_value_is_near_onnx_reference(case: Case) -> None:
-    """One operator rounds once; a composition of n may be off by n - 1 roundings at the scale of its largest value."""
+    """One operator rounds once; a composition of n may be off by n - 1 roundings at the scale of its largest value.
+
+    A sum's binary32 accumulator adds 2^-20 of that scale; an elementwise operator has none of that.
+    """
     build, output, _ = case.imported()
     actual = onnx_array(interpret(build.graph("case", (output,)), case.feeds())[output]).astype(np.float64)
     expected = case.reference()
@@ -49,7 +54,12 @@ def test_value_is_near_onnx_reference(case: Case) -> None:
     finite &= ~overflow
     scale = np.abs(expected[finite]).max(initial=0.0)
     extra = max(0, len(build.nodes) - 1)
-    bound = case.sample.ulps * ulp16(expected[finite]) + 2 * extra * ulp16(np.array(scale)) + 2.0**-20 * scale
+    elementwise = all(isinstance(node.op, Unary | Binary) for node in build.nodes) and extra == 0
+    bound = (
+        case.sample.ulps * ulp16(expected[finite])
+        + 2 * extra * ulp16(np.array(scale))
+        + (0 if elementwise else 2.0**-20 * scale)
+    )
     error = np.abs(actual[finite] - expected[finite])
     assert (error <= bound).all(), f"off by up to {(error / ulp16(expected[finite])).max():.3g} ulp"
 
@@ -60,7 +70,7 @@ def test_gradient_is_near_central_differences(case: Case) -> None:
     clean = Case(case.label, case.sample, case.seed)
     for name, value in clean.values.items():
         if value.dtype.kind == "f" and (not np.isfinite(value).all() or np.abs(value).max() > 100):
-            clean.values[name] = fp16.half(rng.uniform(-2, 2, value.shape)).astype(np.float32)
+            clean.values[name] = fp16.half(rng.uniform(-6, 6, value.shape)).astype(np.float32)
     seed = fp16.half(rng.uniform(-1, 1, clean.reference().shape))
     graph, _, gradients = clean.differentiated(stored_array(seed))
     assert gradients, "nothing is differentiable"

@@ -16,8 +16,15 @@
 
 #include "odl_config.h"
 
-#if defined(__FAST_MATH__) || (FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16)
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || \
+    defined(__NO_SIGNED_ZEROS__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "compile without -ffast-math and what belongs to it: it changes results"
+#endif
+#if FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16
 #error "float operations must be rounded to float, one by one"
+#endif
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF /* gcc has no such word: it needs -ffp-contract=off */
 #endif
 
 typedef _Float16 odl_half;
