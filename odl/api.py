@@ -90,9 +90,9 @@ def compile_model(path: str | Path, recipe: Recipe | None = None, target: str = 
     training = build_training(model.graph, recipe)
     graphs = tuple(schedule(split_gradients(graph)) for graph in training.graphs.values())
     placed = memory.plan(graphs)
+    require_fit(placed, machine)
     problems = memory_check.check(graphs, placed)
     assert not problems, "\n".join(problems)
-    require_fit(placed, machine)
     return Compiled(model, recipe, machine, training, graphs, placed, lower(graphs, placed))
 
 

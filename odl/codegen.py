@@ -188,7 +188,8 @@ class Printer:
         key = (kernel.struct, tuple(kernel.scalars.items()))
         if key not in self._structs:
             base = f"{call.layer}_{kernel.struct.removeprefix('odl_')}"
-            self._structs[key] = self._names[fresh(base, self._constants)]
+            # The key is no tensor's name, so no tensor gets the constant's identifier.
+            self._structs[key] = self._names[f"\0{fresh(base, self._constants)}"]
             self._constants.add(fresh(base, self._constants))
         return self._structs[key]
 

@@ -14,6 +14,8 @@ from odl.fp16 import Accumulate
 LOSSES = ("cross_entropy", "mse")
 OPTIMIZERS = ("sgd",)
 
+_LARGEST = 3.4028234663852886e38  # of binary32
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -36,17 +38,20 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            object.__setattr__(self, f.name, _typed(getattr(self, f.name), type(f.default), f.name))
         choices = {
             "loss": LOSSES, "optimizer": OPTIMIZERS, "gradients": ("fp32", "fp16"),
             "accumulate": tuple(mode.value for mode in Accumulate),
         }  # fmt: skip
         for name, allowed in choices.items():
             _require(getattr(self, name) in allowed, name, f"must be one of {', '.join(allowed)}", getattr(self, name))
-        _require(0 < self.lr < float("inf"), "lr", "must be a positive number", self.lr)
+        _require(0 < self.lr <= _LARGEST, "lr", "must be positive and finite in binary32", self.lr)
         _require(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)", self.momentum)
         _require(0 <= self.weight_decay < 1, "weight_decay", "must lie in [0, 1)", self.weight_decay)
         _require(1 <= self.batch <= 65536, "batch", "must lie in 1 .. 65536", self.batch)
-        _require(0 < self.loss_scale <= 65536, "loss_scale", "must lie in (0, 65536]", self.loss_scale)
+        _require(2.0**-40 <= self.loss_scale <= 2.0**16, "loss_scale", "must lie in 2^-40 .. 2^16", self.loss_scale)
+        _require(self.seed >= 0, "seed", "must be at least 0", self.seed)
         _require(len(self.trainable) > 0, "trainable", "must hold at least one pattern", self.trainable)
 
     def with_changes(self, changes: Mapping[str, Any]) -> Recipe:
@@ -72,7 +77,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _typed(value: object, kind: type, where: str) -> object:
-    if kind is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
+    if kind is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)

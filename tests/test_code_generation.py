@@ -121,14 +121,10 @@ def agrees(program: Compiled, result: BuildResult) -> None:
 # --- names
 
 
-SHADOWED = pytest.mark.xfail(strict=True, reason="codegen gives a window and a tensor of one name one identifier")
-KINDS = {kind: SHADOWED if kind == "one-window-name" else () for kind in NAMES}
-
-
 @pytest.mark.parametrize(
     ("kind", "make"),
     [
-        *(pytest.param(kind, by_nodes_and_weights, marks=marks) for kind, marks in KINDS.items()),
+        *((kind, by_nodes_and_weights) for kind in NAMES),
         *((kind, by_values) for kind in NAMES if kind != "empty"),
     ],
 )
@@ -442,7 +438,6 @@ def test_recipe_that_is_no_text(tmp_path: Path) -> None:
     assert refusal(lambda: read_recipe(path)).code == "recipe-syntax"
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="Recipe compares before it looks at types")
 @pytest.mark.parametrize("changes", [{"lr": "fast"}, {"batch": None}, {"momentum": [1]}])
 def test_recipe_of_wrong_types_in_python(changes: dict[str, object]) -> None:
     with pytest.raises(UsageError):

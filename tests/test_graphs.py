@@ -462,9 +462,6 @@ def test_index_products_beyond_32_bits(tmp_path: Path, which: str) -> None:
     assert refused(tmp_path, TOO_LARGE[which]) == "tensor-too-large"
 
 
-@pytest.mark.xfail(
-    strict=True, raises=MemoryError, reason="compile_model replays a plan before it asks whether it fits"
-)
 def test_what_does_not_fit_is_refused_before_its_bytes_are_replayed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
