@@ -216,7 +216,7 @@ def _check_nodes(nodes: Iterable[OnnxNode], constants: Mapping[str, Array]) -> N
 def _shape_problems(node: OnnxNode, constants: Mapping[str, Array]) -> Iterator[str]:
     """What is wrong with the shapes of constants, where ONNX's inference does not look."""
     kernel, bias = (constants[name].shape if name in constants else None for name in (node.input(1), node.input(2)))
-    if node.op_type == "Gemm" and bias and any(size != 1 for size in bias[:-1]):
+    if node.op_type == "Gemm" and bias and (len(bias) > 2 or any(size != 1 for size in bias[:-1])):
         yield f"bias {bias} is not one row"
     if node.op_type == "Conv" and kernel:
         if bias not in (None, kernel[:1]):

@@ -61,15 +61,22 @@ def _put(inside: Path, place: Path, temporary: Path, marker: str) -> None:
 
 
 def _check(folder: Path, marker: str) -> None:
-    try:
-        names = {entry.name for entry in folder.iterdir()}
-    except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        names = {folder.name}
-    if names and marker not in names:
-        why = f"exists and was not written by odl (it has no {marker})"
-        raise UsageError("foreign-folder", str(folder), why, _HINT)
+    while True:
+        try:
+            seen = folder.stat().st_ino
+            names = {entry.name for entry in folder.iterdir()}
+            changed = (
+                folder.stat().st_ino != seen
+            )  # another run has put its folder here; what was seen is being removed
+        except FileNotFoundError:
+            return
+        except NotADirectoryError:
+            names, changed = {folder.name}, False
+        if not names or marker in names:
+            return
+        if not changed:
+            why = f"exists and was not written by odl (it has no {marker})"
+            raise UsageError("foreign-folder", str(folder), why, _HINT)
 
 
 def _unwritable(folder: Path, error: Exception) -> UsageError:

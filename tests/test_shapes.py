@@ -199,6 +199,11 @@ def test_bias_of_another_size(tmp_path: Path, bias: Shape) -> None:
     assert refused(tmp_path, proto) == "unsupported-attribute"
 
 
+def test_bias_of_rank_three(tmp_path: Path) -> None:
+    proto = model(node("Gemm", "x w b", "y"), x=(1, 4), w=draw(4, 3), b=draw(1, 1, 3))
+    assert refused(tmp_path, proto) == "shape-mismatch"
+
+
 def test_bias_of_a_column_is_not_taken_for_a_row(tmp_path: Path) -> None:
     """As many rows as columns: sizes alone would not tell."""
     proto = model(

@@ -267,7 +267,7 @@ def test_sizes_follow_the_program(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", QEMU)
 @pytest.mark.parametrize(
-    "defines", [{"ODL_RAM_BYTES": 20000}, {"ODL_ARENA_BYTES": "(200u << 20)"}, {"ODL_STACK_BYTES": 1 << 28}]
+    "defines", [{"ODL_RAM_BYTES": 9000}, {"ODL_ARENA_BYTES": "(200u << 20)"}, {"ODL_STACK_BYTES": 1 << 28}]
 )
 def test_what_does_not_fit_is_refused_when_linking(target: Target, defines: dict[str, object], tmp_path: Path) -> None:
     project = tiny.write_project(tmp_path / "project", target)
