@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISDIR
 
 from odl.errors import UsageError
 
@@ -63,15 +64,12 @@ def _put(inside: Path, place: Path, temporary: Path, marker: str) -> None:
 def _check(folder: Path, marker: str) -> None:
     while True:
         try:
-            seen = folder.stat().st_ino
-            names = {entry.name for entry in folder.iterdir()}
-            changed = (
-                folder.stat().st_ino != seen
-            )  # another run has put its folder here; what was seen is being removed
+            seen = folder.stat()
+            names = {entry.name for entry in folder.iterdir()} if S_ISDIR(seen.st_mode) else {folder.name}
+            # Another run may have put its folder here, and be removing the one that was just looked into.
+            changed = folder.stat().st_ino != seen.st_ino
         except FileNotFoundError:
             return
-        except NotADirectoryError:
-            names, changed = {folder.name}, False
         if not names or marker in names:
             return
         if not changed:
