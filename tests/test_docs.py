@@ -186,7 +186,7 @@ def test_quick_start(beginner: Path) -> None:
     quick_start = blocks((ROOT / "README.md").read_text(), "sh")[1].splitlines()
     commands = [shlex.split(line, comments=True) for line in quick_start]
     assert commands[0][:3] == ["pip", "install", "-e"]
-    assert [command[1] for command in commands[1:]] == ["check", "plan", "verify", "run", "eval", "export", "build"]
+    assert [command[1] for command in commands[1:]] == ["check", "plan", "build", "verify", "run", "eval", "export"]
     for command in commands[1:]:
         assert command[0] == "odl"
         done = subprocess.run(
