@@ -41,7 +41,7 @@ def write_project(folder: Path, title: str, program: Program, training: Training
     write_sources(folder, program, training, title)
     for name, source in (("runner", "runner"), ("port", f"port/{target.port}")):
         shutil.copytree(share("firmware") / source, folder / name)
-    for name in ("Makefile", "CMakeLists.txt"):
+    for name in ("Makefile", "CMakeLists.txt", "README.md"):
         text = environment().get_template(f"project/{name}.j2").render(project_variables(target))
         (folder / name).write_text(text)
 

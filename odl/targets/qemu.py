@@ -22,7 +22,7 @@ from odl.wire import Job, Log, Record
 
 PROGRAM = "qemu-system-riscv32"
 OLDEST = (7, 2)
-HOW_TO_INSTALL = f"apt-get install qemu-system-misc, or set ODL_QEMU to a {PROGRAM}"
+HOW_TO_INSTALL = f"apt-get install qemu-system-riscv32, or set ODL_QEMU to a {PROGRAM}"
 
 # firmware/port/qemu/link.ld divides the machine's 128 MiB the same way.
 _MEMORIES = (Memory("flash", 16 << 20), Memory("ram", 112 << 20))
