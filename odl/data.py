@@ -10,8 +10,8 @@ import numpy as np
 
 from odl import fp16
 from odl.errors import ModelError
-from odl.ops._importer import CHANNELS_LAST, stored_shape
-from odl.training import Training
+from odl.ops._importer import CHANNELS_LAST, onnx_shape
+from odl.training import INFER, Training
 from odl.types import Array, DType, Shape
 
 
@@ -51,7 +51,8 @@ def load_data(path: Path, training: Training) -> Data:
     sample, target = graph.inputs[training.sample], graph.inputs[training.target]
     samples = _stored(arrays["x"], sample.shape, f"{path}: x")
     if target.dtype is DType.I32:
-        classes = training.graphs["infer"].types[training.graphs["infer"].outputs[0]].shape[-1]
+        inference = training.graphs[INFER]
+        classes = inference.types[inference.outputs[0]].shape[-1]
         targets = _labels(arrays.get("y"), classes, f"{path}: y")
     elif "y" in arrays:
         targets = _stored(arrays["y"], target.shape, f"{path}: y")
@@ -80,14 +81,14 @@ def _stored(array: Array, shape: Shape, where: str) -> Array:
     """(N, *ONNX shape without the batch) of a real dtype -> binary16 (N, 1, ...) in storage order."""
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise ModelError("data-type", where, f"{array.dtype} is not a real number type of up to 64 bits")
-    onnx_shape = tuple(shape[axis] for axis in (0, 3, 1, 2)) if len(shape) == 4 else shape
-    if len(array.shape) == 0 or array.shape[1:] not in (onnx_shape[1:], onnx_shape):
-        raise ModelError("data-shape", where, f"holds {array.shape}, the model wants (N, {onnx_shape[1:]})")
-    rounded: Array = fp16.half(array).reshape(len(array), *onnx_shape)
+    wanted = onnx_shape(shape)
+    if len(array.shape) == 0 or array.shape[1:] not in (wanted[1:], wanted):
+        raise ModelError("data-shape", where, f"holds {array.shape}, the model wants (N, {wanted[1:]})")
+    rounded: Array = fp16.half(array).reshape(len(array), *wanted)
     _check_finite(array, rounded, where)
     if len(shape) == 4:
         rounded = rounded.transpose(0, *(axis + 1 for axis in CHANNELS_LAST))
-    assert rounded.shape[1:] == stored_shape(onnx_shape)
+    assert rounded.shape[1:] == shape
     return np.ascontiguousarray(rounded)
 
 

@@ -15,13 +15,12 @@ from odl.api import Compiled, Run
 from odl.compare import Difference, Verdict
 from odl.graph import Graph, Persistent
 from odl.memory import live_bytes, timeline
-from odl.ops._importer import CHANNELS_FIRST, IMPORTS
+from odl.ops._importer import IMPORTS, onnx_shape
 from odl.profile import Cost, profile, total
 from odl.program import ARENA, FLASH
 from odl.render import memory_map
 from odl.targets import DEFAULT, TARGETS
 from odl.toolchain import BuildResult, ToolStatus
-from odl.types import Shape
 
 Result = dict[str, Any]
 
@@ -52,7 +51,7 @@ def checked(compiled: Compiled) -> Result:
     weights = [weight for layer in layers for weight in layer["weights"]]
     return {
         "model": compiled.title,
-        "input": [{"name": name, "shape": _onnx(type_.shape)} for name, type_ in model.graph.inputs.items()],
+        "input": [{"name": name, "shape": list(onnx_shape(type_.shape))} for name, type_ in model.graph.inputs.items()],
         "layers": layers,
         "weights": sum(weight["elements"] for weight in weights),
         "trained_weights": sum(weight["elements"] for weight in weights if weight["trained"]),
@@ -69,7 +68,7 @@ def _layers(compiled: Compiled) -> list[Result]:
         layer = layers.setdefault(node.layer, {"layer": node.layer, "operators": [], "macs": 0, "weights": []})
         shape = graph.types[node.outputs[0]].shape
         layer["operators"].append(node.op.name)
-        layer.update(shape=_onnx(shape), storage=list(shape), macs=layer["macs"] + graph.node_macs(node))
+        layer.update(shape=list(onnx_shape(shape)), storage=list(shape), macs=layer["macs"] + graph.node_macs(node))
         for name in node.inputs:
             if name in graph.persistent and name not in seen:
                 seen.add(name)
@@ -86,10 +85,6 @@ def _weight(compiled: Compiled, tensor: Persistent) -> Result:
         "largest": float(np.abs(tensor.initial).max()),
         "vanished": compiled.model.vanished.get(tensor.name, 0),
     }
-
-
-def _onnx(stored: Shape) -> list[int]:
-    return [stored[axis] for axis in CHANNELS_FIRST] if len(stored) == 4 else list(stored)
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------

@@ -93,6 +93,11 @@ def stored_shape(shape: Shape) -> Shape:
     return tuple(shape[axis] for axis in CHANNELS_LAST) if len(shape) == 4 else shape
 
 
+def onnx_shape(stored: Shape) -> Shape:
+    """The ONNX shape of an activation with this storage shape."""
+    return tuple(stored[axis] for axis in CHANNELS_FIRST) if len(stored) == 4 else stored
+
+
 class Importer:
     """The state of an import: ONNX names bound to constants or to graph values."""
 
