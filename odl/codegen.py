@@ -16,7 +16,7 @@ import numpy as np
 from odl import cnames
 from odl.fp16 import bits
 from odl.graph import Kernel, Phase, Role, fresh
-from odl.program import ARENA, FLASH, Buffer, Call, Program, Resident
+from odl.program import ARENA, FLASH, LOCAL, Barrier, Buffer, Call, Move, Program, Resident, Statement
 from odl.share import share
 from odl.training import APPLY, INFER, STEP, Training
 from odl.types import DType
@@ -113,7 +113,8 @@ class Printer:
         counter = [r.buffer.offset for r in program.residents if r.tensor.role is Role.COUNTER]
         return {
             "title": cnames.comment(self.title), "version": VERSION, "model_id": model_id(program),
-            "arena_bytes": program.spaces[ARENA], "counter_offset": counter[0] if counter else None, "batch": batch,
+            "arena_bytes": program.spaces[ARENA], "local_bytes": program.spaces.get(LOCAL, 0),
+            "counter_offset": counter[0] if counter else None, "batch": batch,
             "persistent_bytes": program.persistent_bytes, "accumulate": training.recipe.accumulate,
             "sample": program.inputs[training.sample], "output": output.type, "target": target,
             "classes": output.type.shape[-1] if target.dtype is DType.I32 else 0,
@@ -133,35 +134,64 @@ class Printer:
         numbers = {id(call): number for number, _, call in self.program.calls()}
         declared: set[str] = set()
         heading = ("", Phase.FORWARD)
-        calls = []
-        for call in self.program.entries[name]:
-            if call.kernel is None:
-                continue
-            printed = self._call(call, call.kernel, declared)
-            here = (call.layer, call.phase)
-            text = cnames.comment(f"{call.layer}, {_PHASES[call.phase]}") if here != heading else ""
-            heading = here
-            calls.append({"number": numbers[id(call)], "heading": text, **printed})
+        printed = []
+        statements = self.program.entries[name]
+        for at, statement in enumerate(statements):
+            call = next((each for each in statements[at:] if isinstance(each, Call) and each.kernel), None)
+            here = (call.layer, call.phase) if call else heading
+            lines = self._statement(statement, declared)
+            if lines:
+                text = cnames.comment(f"{here[0]}, {_PHASES[here[1]]}") if here != heading else ""
+                heading = here
+                number = numbers.get(id(statement))
+                printed.append({"number": number, "heading": text, "lines": lines})
         parameters = {
             self.training.sample: "const odl_half *sample",
             self.training.target: "const int32_t *label" if self._labelled else "const odl_half *target",
         }
         wanted = {STEP: list(parameters), INFER: [self.training.sample], APPLY: []}[name]
-        return {"name": name, "parameters": [parameters[space] for space in wanted], "calls": calls}
+        return {"name": name, "parameters": [parameters[space] for space in wanted], "statements": printed}
 
-    def _call(self, call: Call, kernel: Kernel, declared: set[str]) -> dict[str, Any]:
+    def _statement(self, statement: Statement, declared: set[str]) -> list[str]:
+        if isinstance(statement, Call):
+            return self._call(statement, statement.kernel, declared) if statement.kernel else []
+        if isinstance(statement, Move):
+            return [self._move(statement)]
+        return ["odl_barrier();"] if isinstance(statement, Barrier) else [f"odl_dma_wait(t{statement.number});"]
+
+    def _move(self, move: Move) -> str:
+        region, way = move.region, "in" if move.inward else "out"
+        remote = self._byte_address(move.remote, region.offset)
+        ends = f"odl_l1 + {move.local.offset}, {remote}"
+        part = move.local.part
+        what = cnames.comment(f"{move.local.value}[{part}]" if part else move.local.value)
+        if region.n_rows == 1:
+            return f"const odl_transfer t{move.number} = odl_dma_{way}({ends}, {region.row_bytes}); /* {what} */"
+        shape = f"{region.n_rows}, {region.row_bytes}, {region.stride_bytes}"
+        return f"const odl_transfer t{move.number} = odl_dma_{way}_rows({ends}, {shape}); /* {what} */"
+
+    def _byte_address(self, buffer: Buffer, offset: int) -> str:
+        """Byte `offset` of a tensor outside of the local memory."""
+        if buffer.space == ARENA:
+            return f"BYTE({buffer.offset + offset})"
+        constant = "const " if buffer.space != FLASH else ""
+        base = f"({constant or 'const '}unsigned char *){self._pointer(buffer, set(), [])}"
+        return f"{base} + {offset}" if offset else base
+
+    def _call(self, call: Call, kernel: Kernel, declared: set[str]) -> list[str]:
+        """The declarations of tensors that appear for the first time, and the call."""
         changed = {into for _, into in call.op.overwrites}
         pointers = [*call.outputs, *(buffer for i, buffer in enumerate(call.inputs) if i not in changed)]
-        declarations: list[str] = []
-        arguments = [self._pointer(buffer, declared, declarations) for buffer in pointers]
+        lines: list[str] = []
+        arguments = [self._pointer(buffer, declared, lines) for buffer in pointers]
         arguments += ["NULL"] * (call.op.arity - len(call.inputs))
         scalars = [_number(value) for value in kernel.scalars.values()]
         if kernel.struct:
             scalars = ["&" + self._struct(call, kernel)]
         extra = [_number(value) for value in kernel.extra.values()]
-        return {
-            "function": f"odl_{kernel.name}", "arguments": arguments + scalars + extra, "declarations": declarations,
-        }  # fmt: skip
+        each = "ODL_EACH_CORE " if self.program.has_team else ""
+        lines.append(f"{each}odl_{kernel.name}({', '.join(arguments + scalars + extra)});")
+        return lines
 
     def _pointer(self, buffer: Buffer, declared: set[str], declarations: list[str]) -> str:
         """The C expression of a tensor; one in the arena is declared where it is first used."""
@@ -169,6 +199,8 @@ class Printer:
             return "sample"
         if buffer.space == self.training.target:
             return "label" if self._labelled else "target"
+        if buffer.space == LOCAL:
+            return f"{_accessor(buffer)}({buffer.offset})"
         if buffer.space == FLASH:
             return f"{self._flash_name(self.program.resident(buffer.held))}.values"
         key = buffer.held or buffer.value

@@ -43,6 +43,35 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Slice:
+    """Indices `first` .. `last - 1` of one axis of a tensor, and everything of the others."""
+
+    axis: int
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def of(self, type_: TensorType) -> TensorType:
+        """The type of this slice of a tensor."""
+        shape = (*type_.shape[: self.axis], len(self), *type_.shape[self.axis + 1 :])
+        return TensorType(shape, type_.dtype)
+
+    def __str__(self) -> str:
+        return f"[{':, ' * self.axis}{self.first}:{self.last}]"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Part of an operator's work: an operator on slices of the operands. None is a whole operand."""
+
+    op: Operator
+    inputs: tuple[Slice | None, ...]
+    outputs: tuple[Slice | None, ...]
+
+
+@dataclass(frozen=True)
 class Operator(ABC):
     """One operator with its attributes. Subclasses are frozen dataclasses whose fields are the attributes.
 
@@ -84,6 +113,16 @@ class Operator(ABC):
     def split(self, first: int, count: int) -> Operator | None:
         """The operator that computes only outputs `first` .. `first + count - 1` of axis 0, if there is one."""
         return None
+
+    def tile(
+        self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]
+    ) -> Tile | None:
+        """The operator that computes slice `cut` of the outputs from slices of the inputs, with the same bits.
+
+        None as `cut` is all that this operator computes: it may still need and change only slices of its operands.
+        Returns None where it cannot be cut so.
+        """
+        return None if cut else Tile(self, (None,) * len(inputs), (None,) * len(outputs))
 
     def attributes(self) -> str:
         """The attributes as text dumps show them."""

@@ -1,4 +1,4 @@
-"""Graphs and a memory plan become a Program."""
+"""Graphs and a memory plan become a Program, in one memory or, with layouts, through a local one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from odl.graph import Graph, Node
 from odl.memory import Plan
-from odl.program import Buffer, Call, Program, Resident
+from odl.lower_tiles import lower_tiles
+from odl.program import LOCAL, Buffer, Call, Program, Resident, Statement
+from odl.residency import Layout
 
 
-def lower(graphs: Sequence[Graph], plan: Plan) -> Program:
-    """The Program of scheduled `graphs`, whose names become its entries, with every value where `plan` puts it."""
+def lower(graphs: Sequence[Graph], plan: Plan, layouts: Mapping[str, Layout] | None = None) -> Program:
+    """The Program of scheduled `graphs`, whose names become its entries, with every value where `plan` puts it.
+
+    With `layouts`, by graph name, calls work in a local memory and statements move tensors there and back.
+    """
     buffers = {graph.name: _buffers(graph, plan) for graph in graphs}
     residents: dict[str, Resident] = {}
     for graph in graphs:
@@ -18,15 +23,22 @@ def lower(graphs: Sequence[Graph], plan: Plan) -> Program:
             residents.setdefault(name, Resident(tensor, buffers[graph.name][name]))
     return Program(
         entries={
-            graph.name: tuple(_call(graph, node, buffers[graph.name]) for node in graph.nodes) for graph in graphs
+            graph.name: _entry(graph, buffers[graph.name], layouts[graph.name] if layouts else None)
+            for graph in graphs
         },
         residents=tuple(residents.values()),
         inputs={name: type_ for graph in graphs for name, type_ in graph.inputs.items()},
         results={graph.name: tuple(buffers[graph.name][value] for value in graph.outputs) for graph in graphs},
-        spaces=plan.n_bytes,
+        spaces={**plan.n_bytes, **({LOCAL: max(each.n_bytes for each in layouts.values())} if layouts else {})},
         lower_bound=plan.lower_bound,
         persistent_bytes=plan.persistent_bytes,
     )
+
+
+def _entry(graph: Graph, buffers: Mapping[str, Buffer], layout: Layout | None) -> tuple[Statement, ...]:
+    if layout:
+        return lower_tiles(layout, buffers, _states(graph))
+    return tuple(_call(graph, node, buffers) for node in graph.nodes)
 
 
 def _buffers(graph: Graph, plan: Plan) -> dict[str, Buffer]:

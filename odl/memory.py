@@ -69,12 +69,18 @@ class Block:
     n_bytes: int
 
 
-def plan(graphs: Sequence[Graph]) -> Plan:
-    """Places for the values of scheduled graphs that run one at a time, so that their transient values may overlap."""
+def plan(graphs: Sequence[Graph], homes: Mapping[str, frozenset[str]] | None = None) -> Plan:
+    """Places for the values of scheduled graphs that run one at a time, so that their transient values may overlap.
+
+    `homes`: for each graph, which transient blocks need a place, by their first value; all if it is not given.
+    """
     assert len({graph.name for graph in graphs}) == len(graphs), "two graphs have the same name"
     held, n_bytes = _hold(graphs)
     persistent_bytes = n_bytes[ARENA]
-    transient = [[block for block in blocks(graph) if _is_transient(graph, block)] for graph in graphs]
+    transient = [
+        [block for block in blocks(graph) if _is_transient(graph, block) and _has_home(graph, block, homes)]
+        for graph in graphs
+    ]
     goal = max(map(_most_live_granules, transient), default=0)
     places = {}
     for graph, moving in zip(graphs, transient, strict=True):
@@ -82,7 +88,10 @@ def plan(graphs: Sequence[Graph]) -> Plan:
         for block, offset in zip(moving, _pack(moving, goal), strict=True):
             place[block.values[0]] = Place(ARENA, persistent_bytes + offset)
             n_bytes[ARENA] = max(n_bytes[ARENA], persistent_bytes + _aligned(offset + block.n_bytes))
-        places[graph.name] = {value: place[block.values[0]] for block in blocks(graph) for value in block.values}
+        places[graph.name] = {
+            value: place[block.values[0]]
+            for block in blocks(graph) if block.values[0] in place for value in block.values
+        }  # fmt: skip
     unpadded = sum(t.type.n_bytes for name, t in _persistent(graphs).items() if held[name].space == ARENA)
     most_live = max((most for graph in graphs for most in live_bytes(graph)), default=0)
     return Plan(places, n_bytes, unpadded + most_live, persistent_bytes)
@@ -186,6 +195,10 @@ def _last_uses(graph: Graph, root: Mapping[str, str]) -> dict[str, int]:
     return last | dict.fromkeys((root[v] for v in (*graph.inputs, *graph.persistent, *graph.outputs)), beyond)
 
 
+def _has_home(graph: Graph, block: Block, homes: Mapping[str, frozenset[str]] | None) -> bool:
+    return homes is None or not homes[graph.name].isdisjoint(block.values)
+
+
 def _is_transient(graph: Graph, block: Block) -> bool:
     return block.values[0] not in graph.inputs and block.values[0] not in graph.persistent
 
@@ -266,6 +279,14 @@ def _pack(moving: Sequence[Block], goal: int) -> list[int]:
     if few and best.height > goal:
         best = _search(boxes, packings, goal)
     return [offset * ALIGNMENT for offset in best.offsets]
+
+
+def first_fit(moving: Sequence[Block]) -> list[int]:
+    """Offsets in bytes by the lowest of the greedy packings, without a search."""
+    boxes = [(block.first, block.last, _aligned(block.n_bytes) // ALIGNMENT) for block in moving]
+    ranked = ([rank(*box) for box in boxes] for rank in _RANKS)
+    packings = [_lay(boxes, sorted(range(len(boxes)), key=keys.__getitem__)) for keys in ranked]
+    return [offset * ALIGNMENT for offset in min(packings, key=_height).offsets]
 
 
 def _height(packing: _Packing) -> int:

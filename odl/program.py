@@ -10,16 +10,20 @@ from dataclasses import dataclass
 
 from odl.graph import Kernel, Operator, Persistent, Phase
 from odl.memory import ARENA, FLASH
+from odl.tiling import Region
 from odl.types import TensorType
 
-__all__ = ["ARENA", "FLASH", "Buffer", "Call", "Program", "Resident"]
+__all__ = ["ARENA", "FLASH", "LOCAL", "Barrier", "Buffer", "Call", "Move", "Program", "Resident", "Statement", "Wait"]
+
+LOCAL = "l1"  # the memory next to the cores, where a target has one
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """A tensor in a memory: `offset` and size in bytes. Spaces other than the arena are read-only.
+    """A tensor in a memory: `offset` and size in bytes. Spaces other than the arena and the local one are read-only.
 
-    `held` is the persistent tensor that the buffer is a state of, if it is one.
+    `held` is the persistent tensor that the buffer is a state of, if it is one. `part`: which part of the value lies
+    here, dense; empty for all of it.
     """
 
     value: str
@@ -27,13 +31,15 @@ class Buffer:
     space: str
     offset: int
     held: str = ""
+    part: Region | None = None
 
     @property
     def end(self) -> int:
         return self.offset + self.type.n_bytes
 
     def __str__(self) -> str:
-        return f"{self.value}@{self.space}+{self.offset:#x}"
+        part = f"[{self.part}]" if self.part else ""
+        return f"{self.value}{part}@{self.space}+{self.offset:#x}"
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,52 @@ class Call:
     phase: Phase
     macs: int
 
+    def __str__(self) -> str:
+        kernel = self.kernel.name if self.kernel else "view"
+        operands = ", ".join(map(str, (*self.outputs, *self.inputs)))
+        scalars = ", ".join(f"{k}={v}" for k, v in self.kernel.scalars.items()) if self.kernel else ""
+        return f"{kernel}({operands}; {scalars})  # {self.layer}, {self.phase.value}"
+
+
+@dataclass(frozen=True)
+class Move:
+    """Start of a transfer between `local` and a region of `remote`, a whole tensor; `number` is what to wait for.
+
+    Until then the bytes it reads must stay, and nobody may look at those it writes.
+    """
+
+    number: int
+    local: Buffer
+    remote: Buffer
+    region: Region
+    inward: bool
+
+    def __str__(self) -> str:
+        ends = (self.local, f"{self.remote}[{self.region}]")
+        target, source = ends if self.inward else reversed(ends)
+        return f"move {self.number}: {target} <- {source}"
+
+
+@dataclass(frozen=True)
+class Wait:
+    """The core that started transfer `number` waits for its end; the others know it after the next barrier."""
+
+    number: int
+
+    def __str__(self) -> str:
+        return f"wait {self.number}"
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """Every core waits for all others. Between two calls of a team there is at least one."""
+
+    def __str__(self) -> str:
+        return "barrier"
+
+
+Statement = Call | Move | Wait | Barrier
+
 
 @dataclass(frozen=True)
 class Resident:
@@ -63,14 +115,16 @@ class Resident:
 
 @dataclass(frozen=True)
 class Program:
-    """Entries (named lists of calls) over shared memories.
+    """Entries (named lists of statements) over shared memories.
+
+    A flat memory is the case with one space and no moves: then every statement is a call.
 
     `spaces` maps each memory to its size in bytes: the arena, flash, and one space a graph input, which belongs to the
     caller. `results` are the buffers that an entry's caller reads when it has run. `lower_bound` is the largest sum of
     live tensors over the order: what no placement can go below.
     """
 
-    entries: Mapping[str, tuple[Call, ...]]
+    entries: Mapping[str, tuple[Statement, ...]]
     residents: tuple[Resident, ...]
     inputs: Mapping[str, TensorType]
     results: Mapping[str, tuple[Buffer, ...]]
@@ -81,11 +135,16 @@ class Program:
     def calls(self) -> Iterator[tuple[int, str, Call]]:
         """(number, entry, call) of every call that has a kernel; the numbers are those of the C hook."""
         number = 0
-        for entry, calls in self.entries.items():
-            for call in calls:
-                if call.kernel is not None:
+        for entry, statements in self.entries.items():
+            for call in statements:
+                if isinstance(call, Call) and call.kernel is not None:
                     yield number, entry, call
                     number += 1
+
+    @property
+    def has_team(self) -> bool:
+        """Whether several cores share the calls, which then work in the local memory."""
+        return LOCAL in self.spaces
 
     def resident(self, name: str) -> Resident:
         return next(resident for resident in self.residents if resident.tensor.name == name)
@@ -99,11 +158,7 @@ class Program:
         for resident in self.residents:
             tensor = resident.tensor
             yield f"{tensor.role.value} {resident.buffer}: {tensor.type}"
-        for entry, calls in self.entries.items():
+        for entry, statements in self.entries.items():
             yield f"entry {entry}"
-            for call in calls:
-                kernel = call.kernel.name if call.kernel else "view"
-                operands = ", ".join(map(str, (*call.outputs, *call.inputs)))
-                scalars = ", ".join(f"{k}={v}" for k, v in call.kernel.scalars.items()) if call.kernel else ""
-                yield f"  {kernel}({operands}; {scalars})  # {call.layer}, {call.phase.value}"
+            yield from (f"  {statement}" for statement in statements)
             yield f"  return {', '.join(map(str, self.results[entry]))}"

@@ -40,9 +40,18 @@ static inline void odl_barrier(void)
 #else
 
 #define ODL_EACH_CORE
-uint32_t odl_core(void);
-void odl_barrier(void); /* waits for all cores; what they wrote before is seen by all after it */
+/* The port's odl_core(), and odl_barrier(): it waits for all cores; what they wrote before is seen by all after it. */
+#include "odl_port_team.h"
 
+#endif
+
+/* Variables and constants that belong into the memory next to the cores: sections that the port's link script knows. */
+#ifdef __ELF__
+#define ODL_LOCAL __attribute__((section(".bss.odl_l1")))
+#define ODL_LOCAL_CONSTANT __attribute__((section(".rodata.odl_l1")))
+#else
+#define ODL_LOCAL
+#define ODL_LOCAL_CONSTANT
 #endif
 
 /* Items `first` up to, not including, `last`. */

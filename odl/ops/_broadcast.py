@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from odl.errors import ModelError
-from odl.graph import Builder, Kernel, Operator
+from odl.graph import Builder, Kernel, Operator, Slice, Tile
 from odl.ops._importer import CHANNELS_LAST, Importer, OnnxNode, Sample, stored_shape
 from odl.ops.row_sum import RowSum, WeightRowSum
 from odl.types import Array, DType, Shape, TensorType
@@ -39,6 +39,11 @@ class Binary(Operator):
         if not fits or any(type_.dtype is not DType.F16 for type_ in inputs):
             raise ModelError("shape-mismatch", self.name, f"{b} does not broadcast to {a}")
         return (a,)
+
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        alike = inputs[0].shape == inputs[1].shape
+        along = alike or cut is None or cut.axis < len(outputs[0].shape) - 1
+        return Tile(self, (cut, cut if alike else None), (cut,)) if along else None
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         a, b = inputs

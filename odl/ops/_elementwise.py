@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from odl.graph import Kernel, Operator
+from odl.graph import Kernel, Operator, Slice, Tile
 from odl.ops._importer import Importer, OnnxNode
 from odl.types import Array, TensorType
 
@@ -27,6 +27,9 @@ class Unary(Operator):
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         return Kernel(self.name, {"n_elems": outputs[0].n_elems, **asdict(self)})
+
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        return Tile(self, (cut,) * len(inputs), (cut,) * len(outputs))
 
 
 @dataclass(frozen=True)

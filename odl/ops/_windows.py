@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,6 +45,17 @@ class Window:
             ])
             for i in range(self.size[0])
         ])  # fmt: skip
+
+    def cut_rows(self, first: int, last: int, height: int) -> tuple[Window, int, int] | None:
+        """The window that yields output rows first .. last - 1 from input rows a .. b - 1: (window, a, b).
+
+        `height` is the input's. None where those rows see nothing but padding.
+        """
+        top, left, _, right = self.pads
+        start = first * self.stride[0] - top
+        end = (last - 1) * self.stride[0] + self.size[0] - top
+        a, b = max(start, 0), min(end, height)
+        return (replace(self, pads=(a - start, left, end - b, right)), a, b) if a < b else None
 
     def scalars(self, x: Shape, y: Shape) -> dict[str, int | float]:
         """The fields of C's `struct odl_window`, for an input and an output image in storage order."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from odl import fp16
 from odl.fp16 import Accumulate
-from odl.graph import Builder, Kernel, Node, Operator, Phase
+from odl.graph import Builder, Kernel, Node, Operator, Phase, Slice, Tile
 from odl.ops import depthwise
 from odl.ops._importer import Importer, OnnxNode, Sample, imports
 from odl.ops._windows import Window, hits, read_window
@@ -57,6 +57,17 @@ class Conv2d(Operator):
 
     def macs(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         return outputs[0].n_elems * inputs[1].n_elems // inputs[1].shape[0]
+
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Rows of y from rows of x, or channels of y from filters."""
+        weights: tuple[Slice | None, ...] = (None,) * (len(inputs) - 1)
+        if cut is None:
+            return Tile(self, (None, *weights), (None,))
+        if cut.axis == 3:
+            filters = Slice(0, cut.first, cut.last)
+            return Tile(self, (None, *(filters for _ in weights)), (cut,))
+        found = self.window.cut_rows(cut.first, cut.last, inputs[0].shape[1]) if cut.axis == 1 else None
+        return found and Tile(replace(self, window=found[0]), (Slice(1, *found[1:]), *weights), (cut,))
 
     def gradient(self, build: Builder, node: Node, grad: str, wanted: Sequence[bool]) -> Sequence[str | None]:
         x, w, *b = node.inputs
@@ -175,6 +186,13 @@ class Conv2dWeightGradient(Operator):
 
     def split(self, first: int, count: int) -> Operator:
         return replace(self, first=first, count=count)
+
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Output channels, by runs of rows of dw."""
+        if cut is None:
+            return Tile(self, (None, None), (None,))
+        part = self.split(self.first + cut.first, len(cut))
+        return None if cut.axis else Tile(part, (None, None), (cut,))
 
 
 def _samples() -> Iterable[Sample]:

@@ -15,7 +15,7 @@ import numpy as np
 from odl import fp16
 from odl.errors import ModelError
 from odl.fp16 import Accumulate
-from odl.graph import Builder, Kernel, Node, Operator, Phase
+from odl.graph import Builder, Kernel, Node, Operator, Phase, Slice, Tile
 from odl.ops._importer import Importer, OnnxNode, Sample, imports
 from odl.ops.row_sum import WeightRowSum
 from odl.ops.transpose import permuted
@@ -73,6 +73,13 @@ class Dense(Operator):
     def macs(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         return outputs[0].n_elems * inputs[0].shape[-1]
 
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Rows of x and y, or outputs: rows of w and elements of b."""
+        if cut is None or cut.axis < len(outputs[0].shape) - 1:
+            return Tile(self, (cut, *(None for _ in inputs[1:])), (cut,))
+        neurons = Slice(0, cut.first, cut.last)
+        return Tile(self, (None, *(neurons for _ in inputs[1:])), (cut,))
+
     def gradient(self, build: Builder, node: Node, grad: str, wanted: Sequence[bool]) -> Sequence[str | None]:
         x, w, *b = node.inputs
         dx = build.add(DenseInputGradient(), (grad, w), f"{x}.grad") if wanted[0] else None
@@ -104,6 +111,12 @@ class DenseInputGradient(Operator):
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         return Kernel("dense_input_gradient", sizes(outputs[0], inputs[0]))
+
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Rows of dy and dx, or columns of w and dx."""
+        if cut is None or cut.axis < len(outputs[0].shape) - 1:
+            return Tile(self, (cut, None), (cut,))
+        return Tile(self, (None, Slice(1, cut.first, cut.last)), (cut,))
 
     def macs(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         return outputs[0].n_elems * inputs[0].shape[-1]
@@ -146,6 +159,13 @@ class DenseWeightGradient(Operator):
 
     def split(self, first: int, count: int) -> Operator:
         return replace(self, first=first, count=count)
+
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Output channels, by runs of rows of dw."""
+        if cut is None:
+            return Tile(self, (None, None), (None,))
+        part = self.split(self.first + cut.first, len(cut))
+        return None if cut.axis else Tile(part, (None, None), (cut,))
 
 
 def sizes(x: TensorType, y: TensorType) -> dict[str, int | float]:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from odl import fp16
-from odl.graph import Kernel, Operator, Phase
+from odl.graph import Kernel, Operator, Phase, Slice, Tile
 from odl.types import Array, TensorType
 
 
@@ -54,6 +54,17 @@ class SgdUpdate(Operator):
                 step = v[block].astype(np.float32)
             w[block] = np.where(finite, fp16.half(old - lr * step), w[block])
         return (w, *velocity)
+
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Cuts along axis 0 of what is updated; the weight and its velocity are needed no further than that."""
+        w, g, *velocity = inputs
+        cut = cut or Slice(0, 0, g.shape[0])
+        if cut.axis:
+            return None
+        rows = Slice(0, self.first + cut.first, self.first + cut.last)
+        held = None if len(rows) == w.shape[0] else rows
+        part = None if len(cut) == g.shape[0] else cut
+        return Tile(replace(self, first=0, count=0), (held, part, *(held for _ in velocity)), (held,) * len(outputs))
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         w, g, *velocity = inputs
