@@ -167,6 +167,21 @@ def sum_of_products(x: Array, y: Array, init: Array | None, accumulate: Accumula
     return result
 
 
+def continue_sums(x: Array, y: Array, state: Array, accumulate: Accumulate) -> Array:
+    """Sums of products taken up where they were left: `sum_of_products` over an even K, from a state to a state.
+
+    `x` (K, ...) and `y` (K, ...) broadcast to (K, S). `state`: fp32: the sums (S) so far, float32; fp16: the two lanes
+    of each, (S, 2) float16. From all zeros, over all of K, it is `sum_of_products`, but for the last addition of fp16.
+    """
+    if accumulate is Accumulate.FP32:
+        return sum_of_products(x, y, state, accumulate)
+    lanes = np.moveaxis(state, -1, 0).copy()
+    for k in range(0, len(x), 2):
+        for lane in (0, 1):
+            lanes[lane] = fma16(x[k + lane], y[k + lane], lanes[lane])
+    return np.ascontiguousarray(np.moveaxis(lanes, 0, -1))
+
+
 def sum_with_ones(x: Array, accumulate: Accumulate, init: Array | None = None) -> F32:
     """The sum over axis 0 of `x`, in the order and with the roundings of `sum_of_products(x, 1, ...)`."""
     ones = np.ones((len(x), *(1 for _ in x.shape[1:])), np.float16)

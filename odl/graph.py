@@ -77,7 +77,8 @@ class Operator(ABC):
 
     `arity` is the number of input tensors of the C kernel, where a node may have fewer: NULL stands for the rest.
     `in_place` lists (output, input) pairs that may share memory; `overwrites` those that must. A `view` has no
-    kernel: its output is its input's bytes under another shape.
+    kernel: its output is its input's bytes under another shape. `moves`: it only arranges bytes anew, and costs less
+    than keeping its output does.
     """
 
     name: ClassVar[str]
@@ -85,6 +86,7 @@ class Operator(ABC):
     in_place: ClassVar[tuple[tuple[int, int], ...]] = ()
     overwrites: ClassVar[tuple[tuple[int, int], ...]] = ()
     view: ClassVar[bool] = False
+    moves: ClassVar[bool] = False
     phase: ClassVar[Phase | None] = None
 
     @abstractmethod

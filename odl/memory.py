@@ -69,28 +69,38 @@ class Block:
     n_bytes: int
 
 
-def plan(graphs: Sequence[Graph], homes: Mapping[str, frozenset[str]] | None = None) -> Plan:
+@dataclass(frozen=True)
+class Tiled:
+    """What tiling asks of a plan: the values that need a place at all, and the nodes that run at once, by name."""
+
+    homes: frozenset[str]
+    chains: Sequence[Sequence[str]]
+
+
+def plan(graphs: Sequence[Graph], tiled: Mapping[str, Tiled] | None = None) -> Plan:
     """Places for the values of scheduled graphs that run one at a time, so that their transient values may overlap.
 
-    `homes`: for each graph, which transient blocks need a place, by their first value; all if it is not given.
+    With `tiled`, by graph name, only values that leave the local memory have places.
     """
+    tiled = tiled or {}
     assert len({graph.name for graph in graphs}) == len(graphs), "two graphs have the same name"
     held, n_bytes = _hold(graphs)
     persistent_bytes = n_bytes[ARENA]
+    blocks_of = {graph.name: blocks(graph, tiled[graph.name].chains if tiled else ()) for graph in graphs}
     transient = [
-        [block for block in blocks(graph) if _is_transient(graph, block) and _has_home(graph, block, homes)]
+        [block for block in blocks_of[graph.name] if _is_transient(graph, block) and _has_home(block, tiled, graph)]
         for graph in graphs
     ]
     goal = max(map(_most_live_granules, transient), default=0)
     places = {}
     for graph, moving in zip(graphs, transient, strict=True):
         place = {name: Place(name, 0) for name in graph.inputs} | {name: held[name] for name in graph.persistent}
-        for block, offset in zip(moving, _pack(moving, goal), strict=True):
+        for block, offset in zip(moving, pack(moving, goal), strict=True):
             place[block.values[0]] = Place(ARENA, persistent_bytes + offset)
             n_bytes[ARENA] = max(n_bytes[ARENA], persistent_bytes + _aligned(offset + block.n_bytes))
         places[graph.name] = {
             value: place[block.values[0]]
-            for block in blocks(graph) if block.values[0] in place for value in block.values
+            for block in blocks_of[graph.name] if block.values[0] in place for value in block.values
         }  # fmt: skip
     unpadded = sum(t.type.n_bytes for name, t in _persistent(graphs).items() if held[name].space == ARENA)
     most_live = max((most for graph in graphs for most in live_bytes(graph)), default=0)
@@ -113,8 +123,8 @@ def live_bytes(graph: Graph) -> list[int]:
     return list(accumulate(change))[:-1]
 
 
-def blocks(graph: Graph) -> tuple[Block, ...]:
-    """The blocks of a scheduled graph in order of definition.
+def blocks(graph: Graph, chains: Sequence[Sequence[str]] = ()) -> tuple[Block, ...]:
+    """The blocks of a scheduled graph in order of definition. The nodes of a chain, by name, run at once.
 
     A block lives from the node that defines it through the last node that reads it, so that a node's outputs do not
     overlap its inputs unless its operator says so. Those of inputs, persistent tensors and outputs live to the end.
@@ -123,11 +133,13 @@ def blocks(graph: Graph) -> tuple[Block, ...]:
     block_of = {name: name for name in (*graph.inputs, *graph.persistent)}
     first = dict.fromkeys(block_of, 0)
     last = _last_uses(graph, root)
+    together = {name: index for index, chain in enumerate(chains) if len(chain) > 1 for name in chain}
     for position, node in enumerate(graph.nodes):
         for value in node.outputs:
             block_of[value] = value if root[value] == value else block_of[root[value]]
             first.setdefault(block_of[value], position)
-        dying = {block_of[value] for value in node.inputs if last[block_of[value]] == position}
+        alone = node.name not in together
+        dying = {block_of[value] for value in node.inputs if last[block_of[value]] == position and alone}
         for value, block in taken(offers(graph, node, block_of), dying.__contains__).items():
             block_of[value] = block
             last[block] = last[value]
@@ -138,10 +150,23 @@ def blocks(graph: Graph) -> tuple[Block, ...]:
         assert graph.types[value].n_bytes == graph.types[name].n_bytes, f"{value} does not fit the bytes of {name}"
         members.setdefault(name, []).append(value)
     end = max(len(graph.nodes) - 1, 0)
+    begin_of, end_of = _spans(graph, together)
     return tuple(
-        Block(tuple(values), first[name], min(last[name], end), graph.types[name].n_bytes)
+        Block(tuple(values), begin_of[first[name]], end_of[min(last[name], end)], graph.types[name].n_bytes)
         for name, values in members.items()
     )
+
+
+def _spans(graph: Graph, together: Mapping[str, int]) -> tuple[list[int], list[int]]:
+    """Node position -> the first and the last position of the chain that the node is in."""
+    places: dict[int, list[int]] = {}
+    for position, node in enumerate(graph.nodes):
+        places.setdefault(together.get(node.name, -1 - position), []).append(position)
+    begin, end = [0] * max(len(graph.nodes), 1), [0] * max(len(graph.nodes), 1)
+    for positions in places.values():
+        for position in positions:
+            begin[position], end[position] = positions[0], positions[-1]
+    return begin, end
 
 
 def roots(graph: Graph) -> dict[str, str]:
@@ -195,8 +220,8 @@ def _last_uses(graph: Graph, root: Mapping[str, str]) -> dict[str, int]:
     return last | dict.fromkeys((root[v] for v in (*graph.inputs, *graph.persistent, *graph.outputs)), beyond)
 
 
-def _has_home(graph: Graph, block: Block, homes: Mapping[str, frozenset[str]] | None) -> bool:
-    return homes is None or not homes[graph.name].isdisjoint(block.values)
+def _has_home(block: Block, tiled: Mapping[str, Tiled], graph: Graph) -> bool:
+    return not tiled or not tiled[graph.name].homes.isdisjoint(block.values)
 
 
 def _is_transient(graph: Graph, block: Block) -> bool:
@@ -262,10 +287,11 @@ class _Packing:
     height: int
 
 
-def _pack(moving: Sequence[Block], goal: int) -> list[int]:
+def pack(moving: Sequence[Block], goal: int) -> list[int]:
     """Offsets in bytes at which no block overlaps another that lives at the same time.
 
-    The lowest of the greedy packings, or what the search makes of them; the first that needs `goal` granules or less.
+    The lowest of the greedy packings, or what the search makes of them; the first that needs `goal` granules (of
+    ALIGNMENT bytes) or less.
     """
     boxes = [(block.first, block.last, _aligned(block.n_bytes) // ALIGNMENT) for block in moving]
     few = len(boxes) <= _MANY_BLOCKS
@@ -279,14 +305,6 @@ def _pack(moving: Sequence[Block], goal: int) -> list[int]:
     if few and best.height > goal:
         best = _search(boxes, packings, goal)
     return [offset * ALIGNMENT for offset in best.offsets]
-
-
-def first_fit(moving: Sequence[Block]) -> list[int]:
-    """Offsets in bytes by the lowest of the greedy packings, without a search."""
-    boxes = [(block.first, block.last, _aligned(block.n_bytes) // ALIGNMENT) for block in moving]
-    ranked = ([rank(*box) for box in boxes] for rank in _RANKS)
-    packings = [_lay(boxes, sorted(range(len(boxes)), key=keys.__getitem__)) for keys in ranked]
-    return [offset * ALIGNMENT for offset in min(packings, key=_height).offsets]
 
 
 def _height(packing: _Packing) -> int:

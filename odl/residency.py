@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from odl.errors import FitError
 from odl.graph import Graph
-from odl.memory import ALIGNMENT, Block, first_fit, roots
-from odl.tiling import DMA_BYTES_PER_CYCLE, Region, TileCall, tile_calls
+from odl.memory import ALIGNMENT, Block, pack, roots
+from odl.tiling import DMA_BYTES_PER_CYCLE, Chain, Region, TileCall, tile_chains
 
 _SETUP_CYCLES = 100  # of a transfer and of a call, for the estimate of what hides what
 _MACS_PER_CYCLE = 6
-_BUDGETS = (1.0, 0.97, 0.94, 0.9, 0.85, 0.8)  # parts of the memory to fill, since offsets may leave holes
 _TILE_BUDGETS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # parts of the memory that the operands of a call may take
 
 
@@ -44,7 +44,7 @@ class Stay:
     region: Region
     first: int
     last: int
-    uses: list[_Use] = field(default_factory=list)
+    uses: list[_Use]
     offset: int = -1
 
     @property
@@ -65,6 +65,7 @@ class Layout:
     inputs: Mapping[int, tuple[Stay, ...]]
     outputs: Mapping[int, tuple[Stay, ...]]
     homes: frozenset[str]
+    chains: tuple[Chain, ...]
     n_bytes: int
 
 
@@ -86,44 +87,46 @@ def layout(graph: Graph, capacity: int) -> Layout:
     Raises FitError `tile-too-large` or `local-memory-full`.
     """
     for part in _TILE_BUDGETS:
-        calls = tile_calls(graph, int(capacity * part))
-        for budget in _BUDGETS:
-            found = _Residency(graph, calls, int(capacity * budget)).result()
-            if found and found.n_bytes <= capacity:
-                return found
+        chains = tile_chains(graph, capacity, int(capacity * part))
+        found = _Residency(graph, chains, capacity).result()
+        if found:
+            return found
     raise FitError("local-memory-full", graph.name, f"no layout of its tiles in {capacity:,} bytes", "make tiles smaller")
 
 
 class _Residency:
-    def __init__(self, graph: Graph, calls: Sequence[TileCall], budget: int) -> None:
-        self.graph, self.budget = graph, budget
+    def __init__(self, graph: Graph, chains: Sequence[Chain], capacity: int) -> None:
+        self.graph, self.chains, self.capacity = graph, chains, capacity
         self.root = roots(graph)
-        self.slots = self._with_idle_slots(calls)
+        self.slots = self._with_idle_slots([call for chain in chains for call in chain.calls])
         self.uses = self._uses()
         self.writes: dict[str, list[tuple[int, Region]]] = defaultdict(list)
         self.reads: dict[str, list[tuple[int, Region]]] = defaultdict(list)
         for (root, region), uses in self.uses.items():
             self.writes[root] += [(use.slot, region) for use in uses if use.written]
             self.reads[root] += [(use.slot, region) for use in uses if use.read]
-        self.usage = np.zeros(len(self.slots) + 1, np.int64)
         self.wanted = {*graph.outputs, *graph.carries.values()}
 
     def result(self) -> Layout | None:
-        """None where what must be there at once does not fit the budget."""
-        for key, uses in self.uses.items():
-            for use in uses:
-                self._occupy(key, use.slot, use.slot)
-            for use, later in zip(uses, [*uses[1:], None], strict=True):
-                if use.written and not (later and later.slot == use.slot + 1):
-                    self._occupy(key, use.slot + 1, use.slot + 1)
-        if (self.usage > self.budget).any():
+        """None where what must be there at once finds no place."""
+        stays = self._least()
+        room = _Room(stays, self.capacity)
+        if not room.place_all():
             return None
-        stays = self._stays()
+        stays = self._join(stays, room)
+        for stay in stays:
+            if stay.uses[-1].written and not self._leaves(stay, len(stay.uses) - 1):
+                room.shorten(stay, stay.uses[-1].slot)
+        for stay in sorted(stays, key=lambda each: (each.first, each.offset)):
+            if stay.uses[0].read:
+                self._start_early(stay, room)
         transfers = [each for number, stay in enumerate(stays) for each in self._transfers(number, stay)]
-        height = _place(stays)
         inputs, outputs = self._operands(stays)
         homes = frozenset(self.root[each.value] for each in transfers)
-        return Layout(tuple(self.slots), tuple(stays), tuple(transfers), inputs, outputs, homes, height)
+        height = max((stay.offset + stay.n_bytes for stay in stays), default=0)
+        return Layout(
+            tuple(self.slots), tuple(stays), tuple(transfers), inputs, outputs, homes, tuple(self.chains), height
+        )
 
     def _with_idle_slots(self, calls: Sequence[TileCall]) -> list[TileCall | None]:
         """An idle slot lets results go out where they and the next call's operands do not fit together."""
@@ -133,7 +136,7 @@ class _Residency:
             pieces = {self._key(each.value, each.region): _aligned(each.region.n_bytes)
                       for each in (*call.inputs, *call.outputs)}  # fmt: skip
             leaving = sum(n_bytes for key, n_bytes in before.items() if key not in pieces)
-            if sum(pieces.values()) + leaving > self.budget:
+            if sum(pieces.values()) + leaving > self.capacity:
                 slots.append(None)
             slots.append(call)
             before = {self._key(each.value, each.region): _aligned(each.region.n_bytes) for each in call.outputs}
@@ -152,64 +155,56 @@ class _Residency:
                     found[key].append(_Use(slot, read.get(key, ""), written.get(key, "")))
         return found
 
-    # Room
-
-    def _occupy(self, key: _Key, first: int, last: int) -> None:
-        self.usage[first : last + 1] += _aligned(key[1].n_bytes)
-
-    def _fits(self, key: _Key, first: int, last: int) -> bool:
-        return bool((self.usage[first : last + 1] + _aligned(key[1].n_bytes) <= self.budget).all())
-
     # Which uses share a stay
 
-    def _stays(self) -> list[Stay]:
-        joined = self._joined()
+    def _least(self) -> list[Stay]:
+        """The shortest stays: of one use, or of uses in neighbouring slots."""
         stays: list[Stay] = []
         for key, uses in self.uses.items():
-            for at, use in enumerate(uses):
-                if at and (key, at) in joined:
-                    stays[-1].uses.append(use)
+            for use in uses:
+                last = use.slot + 1 if use.written else use.slot
+                before = stays[-1] if stays and (stays[-1].root, stays[-1].region) == key else None
+                if before and use.slot == before.uses[-1].slot + 1 and self._joins(before, use):
+                    before.uses.append(use)
+                    before.last = last
                 else:
-                    stays.append(Stay(*key, use.slot, use.slot, [use]))
-                stays[-1].last = max(use.slot, stays[-1].last)
-        for stay in stays:
-            if stay.uses[-1].written and self._leaves(stay, len(stay.uses) - 1):
-                stay.last += 1
-        for stay in sorted(stays, key=lambda each: each.first):
-            if stay.uses[0].read:
-                self._start_early(stay)
+                    stays.append(Stay(*key, use.slot, last, [use]))
         return stays
 
-    def _joined(self) -> set[tuple[_Key, int]]:
-        """(key, index) of the uses that find the region where the use before left it."""
-        gaps = []
-        for key, uses in self.uses.items():
-            for at in range(1, len(uses)):
-                before, after = uses[at - 1], uses[at]
-                first = before.slot + (2 if before.written and after.slot > before.slot + 1 else 1)
-                if after.read and not self._changed_elsewhere(key, before.slot, after.slot):
-                    gaps.append((max(after.slot - first, 0), -key[1].n_bytes, first, after.slot - 1, key, at))
-        joined = set()
-        for _, _, first, last, key, at in sorted(gaps, key=lambda gap: (gap[:4], gap[4][0], gap[5])):
-            if first > last or self._fits(key, first, last):
-                self._occupy(key, first, last)
-                joined.add((key, at))
-        return joined
+    def _joins(self, before: Stay, use: _Use) -> bool:
+        """Whether a use would find in a stay before it what it reads."""
+        key = before.root, before.region
+        return bool(use.read) and not self._changed_elsewhere(key, before.uses[-1].slot, use.slot)
+
+    def _join(self, stays: Sequence[Stay], room: _Room) -> list[Stay]:
+        """Let regions stay between two uses where there is room, the shortest gaps first."""
+        following = {
+            number: number + 1 for number, (stay, later) in enumerate(pairwise(stays))
+            if (stay.root, stay.region) == (later.root, later.region) and self._joins(stay, later.uses[0])
+        }  # fmt: skip
+        gaps = sorted(
+            (stays[later].first - stays[number].last, -stays[number].n_bytes, number) for number, later in following.items()
+        )
+        merged = list(range(len(stays)))  # where the uses of a stay have gone
+        for _, _, number in gaps:
+            into, later = merged[number], stays[number + 1]
+            first = stays[into]
+            if room.merge(first, later):
+                first.uses += later.uses
+                merged = [into if each == merged[number + 1] else each for each in merged]
+        return [stay for number, stay in enumerate(stays) if merged[number] == number]
 
     def _changed_elsewhere(self, key: _Key, after: int, until: int) -> bool:
         """Whether another region that shares bytes with this one is written in between."""
         root, own = key
         return any(after < slot <= until and region != own and region.meets(own) for slot, region in self.writes[root])
 
-    def _start_early(self, stay: Stay) -> None:
+    def _start_early(self, stay: Stay, room: _Room) -> None:
         """Begin the transfer so early that the estimated work of the slots before hides it, if there is room."""
         written = [slot for slot, region in self.writes[stay.root] if slot < stay.first and region.meets(stay.region)]
-        earliest = max(written, default=-2) + 2
+        earliest = max(max(written, default=-2) + 2, 0)
         missing = stay.n_bytes / DMA_BYTES_PER_CYCLE + _SETUP_CYCLES
-        key = stay.root, stay.region
-        while missing > 0 and stay.first > max(earliest, 0) and self._fits(key, stay.first - 1, stay.first - 1):
-            stay.first -= 1
-            self._occupy(key, stay.first, stay.first)
+        while missing > 0 and stay.first > earliest and room.lengthen(stay, stay.first - 1):
             missing -= _estimate(self.slots[stay.first])
 
     # What moves
@@ -251,12 +246,58 @@ class _Residency:
         return inputs, outputs
 
 
-def _place(stays: Sequence[Stay]) -> int:
-    """Give every stay an offset; returns the height of all."""
-    blocks = [Block((stay.root,), stay.first, stay.last, stay.n_bytes) for stay in stays]
-    for stay, offset in zip(stays, first_fit(blocks), strict=True):
-        stay.offset = offset
-    return max((stay.offset + stay.n_bytes for stay in stays), default=0)
+class _Room:
+    """The local memory over time: every stay is a box in it, slots by bytes, and no two boxes overlap."""
+
+    def __init__(self, stays: Sequence[Stay], capacity: int) -> None:
+        self.stays, self.capacity = stays, capacity
+        self.boxes = np.zeros((4, len(stays)), np.int64)  # first, last, begin, end; a box that is gone has last < first
+        self.at = {id(stay): number for number, stay in enumerate(stays)}
+
+    def place_all(self) -> bool:
+        """Give every stay an offset, if there is a packing."""
+        blocks = [Block((stay.root,), stay.first, stay.last, stay.n_bytes) for stay in self.stays]
+        for stay, offset in zip(self.stays, pack(blocks, self.capacity // ALIGNMENT), strict=True):
+            self._put(stay, stay.first, stay.last, offset)
+        return int(self.boxes[3].max(initial=0)) <= self.capacity
+
+    def merge(self, stay: Stay, later: Stay) -> bool:
+        """Let `stay` last through all of `later`, which vanishes; False, and nothing changes, where there is no room."""
+        saved = self.boxes[:, self.at[id(later)]].copy()
+        self._remove(later)
+        if self._move(stay, stay.first, later.last):
+            return True
+        self.boxes[:, self.at[id(later)]] = saved
+        return False
+
+    def lengthen(self, stay: Stay, first: int) -> bool:
+        """Let `stay` begin in slot `first`."""
+        return self._move(stay, first, stay.last)
+
+    def shorten(self, stay: Stay, last: int) -> None:
+        self._put(stay, stay.first, last, stay.offset)
+
+    def _move(self, stay: Stay, first: int, last: int) -> bool:
+        """Another time for a stay: at its offset if that is free, else at the lowest that is."""
+        saved = self.boxes[:, self.at[id(stay)]].copy()
+        self._remove(stay)
+        busy = self.boxes[2:, (self.boxes[0] <= last) & (self.boxes[1] >= first)]
+        begin, end = busy[:, np.argsort(busy[0], kind="stable")]
+        floor = np.maximum.accumulate(np.append(0, end))
+        free = np.append(begin, self.capacity) - floor >= stay.n_bytes
+        here = not ((begin < stay.offset + stay.n_bytes) & (end > stay.offset)).any()
+        if here or free.any():
+            self._put(stay, first, last, stay.offset if here else int(floor[np.argmax(free)]))
+            return True
+        self.boxes[:, self.at[id(stay)]] = saved
+        return False
+
+    def _put(self, stay: Stay, first: int, last: int, offset: int) -> None:
+        stay.first, stay.last, stay.offset = first, last, offset
+        self.boxes[:, self.at[id(stay)]] = first, last, offset, offset + stay.n_bytes
+
+    def _remove(self, stay: Stay) -> None:
+        self.boxes[:, self.at[id(stay)]] = 0, -1, 0, 0
 
 
 def _estimate(call: TileCall | None) -> float:

@@ -7,7 +7,7 @@ next tile can come in and the last one go out while one is computed. Tiling deci
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -85,16 +85,21 @@ def region(type_: TensorType, cut: Slice | None) -> Region:
     return Region(cut.first * inner, n_rows, row, stride if n_rows > 1 else type_.n_bytes)
 
 
-def tile_calls(graph: Graph, capacity: int) -> tuple[TileCall, ...]:
-    """The calls of a scheduled graph, each of which works in `capacity` bytes. Views need none.
+@dataclass(frozen=True)
+class Chain:
+    """Nodes whose tiles take turns, so that what one makes is still near when the next one reads it."""
 
-    Raises FitError `tile-too-large` with the node's least need.
+    nodes: tuple[Node, ...]
+    calls: tuple[TileCall, ...]
+
+
+def tile_chains(graph: Graph, capacity: int, wanted: int | None = None) -> tuple[Chain, ...]:
+    """The calls of a scheduled graph, each of which works in `wanted` bytes, or, where it cannot, in `capacity`.
+
+    Views need none. A chain is one node with what only moves bytes for it, and, where it has to be cut, the elementwise nodes behind it
+    that can be cut alike. Raises FitError `tile-too-large` with the node's least need.
     """
-    calls: list[TileCall] = []
-    for node in graph.nodes:
-        if not node.op.view:
-            calls += _calls_of(graph, node, capacity)
-    return tuple(calls)
+    return tuple(_Tiling(graph, capacity, wanted or capacity).chains())
 
 
 def storage(graph: Graph) -> dict[str, str]:
@@ -106,72 +111,180 @@ def storage(graph: Graph) -> dict[str, str]:
     return found
 
 
-def _calls_of(graph: Graph, node: Node, capacity: int) -> list[TileCall]:
-    inputs, outputs = graph.types_of(node.inputs), graph.types_of(node.outputs)
-    whole = node.op.tile(None, inputs, outputs)
-    assert whole, f"{node.op.name} has no tile of everything"
-    everything = [_call(graph, node, whole, "")]
-    if working_bytes(everything) <= capacity:
-        return everything
-    fitting = [calls for calls in _cuts(graph, node, capacity) if calls]
-    if not fitting:
-        least = min((working_bytes(calls) for calls in _finest(graph, node)), default=working_bytes(everything))
-        largest = max((*whole.op.infer(inputs), *inputs) if not node.op.overwrites else inputs, key=lambda t: t.n_bytes)
-        raise FitError(
+class _Tiling:
+    def __init__(self, graph: Graph, capacity: int, wanted: int) -> None:
+        self.graph, self.capacity, self.wanted = graph, capacity, wanted
+        self.nodes = [node for node in graph.nodes if not node.op.view]
+        self.sources = storage(graph)
+        self.consumers = graph.consumers()
+
+    def chains(self) -> Iterator[Chain]:
+        movers: list[Node] = []
+        done: set[str] = set()
+        for at, node in enumerate(self.nodes):
+            if node.name in done:
+                continue
+            if self._moves_for_next(at):
+                movers.append(node)
+                continue
+            chain = self._chain(node, {each.outputs[0]: each for each in movers}, self.nodes[at + 1 :])
+            done.update(each.name for each in chain.nodes)
+            movers = []
+            yield chain
+
+    def _moves_for_next(self, at: int) -> bool:
+        """Whether the node only moves bytes, for the next node that does not."""
+        node = self.nodes[at]
+        reader = next((each for each in self.nodes[at + 1 :] if not each.op.moves), None)
+        readers = self.consumers[node.outputs[0]]
+        near = [each.name for each in self.nodes[at + 1 : at + 4]]
+        return bool(
+            node.op.moves and reader and readers and node.outputs[0] not in self.graph.outputs
+            and all(each.name == reader.name or (each.op.moves and each.name in near) for each in readers)
+        )  # fmt: skip
+
+    def _chain(self, node: Node, movers: Mapping[str, Node], later: Sequence[Node]) -> Chain:
+        everything = _Cut(self, [node], movers, None, 1).tiles()
+        assert everything, f"{node.op.name} has no tile of everything"
+        for limit in (self.wanted, self.capacity):
+            if working_bytes(everything) <= limit:
+                return _as_chain([*movers.values(), node], everything)
+            fitting = [tiles for tiles in self._cuts([node], movers, limit) if tiles]
+            if fitting:
+                best = _as_chain([*movers.values(), node], min(fitting, key=_cost))
+                return self._longer(best, node, movers, later)
+        raise self._too_large(node, movers, everything)
+
+    def _longer(self, chain: Chain, node: Node, movers: Mapping[str, Node], later: Sequence[Node]) -> Chain:
+        """The chain with as many of the elementwise nodes behind it as fit at a cut of the rows."""
+        nodes = [node]
+        for following in later:
+            if following.op.moves or following.op.overwrites or not self._continues(nodes, following):
+                break
+            nodes.append(following)
+            fitting = [tiles for tiles in self._cuts(nodes, movers, self.wanted) if tiles]
+            if not fitting:
+                break
+            chain = _as_chain([*movers.values(), *nodes], min(fitting, key=_cost))
+        return chain
+
+    def _continues(self, nodes: Sequence[Node], node: Node) -> bool:
+        """Whether an elementwise node reads what the chain makes, at the same places."""
+        made = {value for each in nodes for value in each.outputs}
+        size = self.graph.types[nodes[0].outputs[0]].shape
+        read = [value for value in node.inputs if value in made]
+        return bool(read) and bool(node.op.in_place) and self.graph.types[node.outputs[0]].shape == size
+
+    def _cuts(
+        self, nodes: Sequence[Node], movers: Mapping[str, Node], limit: int
+    ) -> Iterator[list[list[TileCall]]]:
+        """For each axis, the coarsest cut that fits; empty where none does."""
+        for axis, size in enumerate(self.graph.types[nodes[0].outputs[0]].shape):
+            yield next((tiles for n in range(2, size + 1) if (tiles := _Cut(self, nodes, movers, axis, n).tiles())
+                        and working_bytes(tiles) <= limit), [])  # fmt: skip
+
+    def _too_large(self, node: Node, movers: Mapping[str, Node], everything: list[list[TileCall]]) -> FitError:
+        shape = self.graph.types[node.outputs[0]].shape
+        finest = [_Cut(self, [node], movers, axis, size).tiles() for axis, size in enumerate(shape) if size > 1]
+        least = min(working_bytes(tiles) for tiles in (everything, *finest) if tiles)
+        pieces = [piece for call in everything[0] for piece in (*call.inputs, *call.outputs)]
+        largest = max(pieces, key=lambda piece: piece.type.n_bytes)
+        return FitError(
             "tile-too-large", node.layer,
-            f"{node.op.name} needs {least:,} bytes next to the cores of {capacity:,}: {least - capacity:,} are missing; "
-            f"its largest tensor is {largest}, {largest.n_bytes:,} bytes",
+            f"{node.op.name} needs {least:,} bytes next to the cores of {self.capacity:,}: "
+            f"{least - self.capacity:,} are missing; its largest tensor is {largest.value}, {largest.type}",
             "choose a target with more local memory",
         )  # fmt: skip
-    return min(fitting, key=_cost)
+
+    def call(self, node: Node, tile: Tile, cut: Slice | None) -> TileCall:
+        inputs = tuple(self._piece(value, part) for value, part in zip(node.inputs, tile.inputs, strict=True))
+        outputs = tuple(self._piece(value, part) for value, part in zip(node.outputs, tile.outputs, strict=True))
+        types = tuple(each.type for each in inputs), tuple(each.type for each in outputs)
+        return TileCall(node, tile.op, inputs, outputs, tile.op.macs(*types), str(cut or ""))
+
+    def _piece(self, value: str, cut: Slice | None) -> Piece:
+        type_ = self.graph.types[value]
+        return Piece(self.sources[value], region(type_, cut), cut.of(type_) if cut else type_)
+
+    def types(self, node: Node) -> tuple[tuple[TensorType, ...], tuple[TensorType, ...]]:
+        return self.graph.types_of(node.inputs), self.graph.types_of(node.outputs)
 
 
-def _cuts(graph: Graph, node: Node, capacity: int) -> Iterator[list[TileCall]]:
-    """For each axis, the coarsest cut that fits; empty where none does."""
-    for axis, size in enumerate(graph.types[node.outputs[0]].shape):
-        yield next((calls for n in range(2, size + 1) if (calls := cut_along(graph, node, axis, n))
-                    and working_bytes(calls) <= capacity), [])  # fmt: skip
+@dataclass
+class _Cut:
+    """One way to cut nodes of a chain: about `n_tiles` tiles of equal size along `axis` of the first one's output."""
+
+    tiling: _Tiling
+    nodes: Sequence[Node]
+    movers: Mapping[str, Node]
+    axis: int | None
+    n_tiles: int
+
+    def tiles(self) -> list[list[TileCall]]:
+        """The calls of each tile; empty if an operator cannot be cut so."""
+        made: set[tuple[str, Region]] = set()
+        tiles = [self._tile(cut, made) for cut in self._slices()]
+        return [tile for tile in tiles if tile] if all(tiles) else []
+
+    def _slices(self) -> list[Slice | None]:
+        if self.axis is None:
+            return [None]
+        shape = self.tiling.graph.types[self.nodes[0].outputs[0]].shape
+        is_last = self.axis == len(shape) - 1
+        quantum = CHANNEL_QUANTUM if is_last and shape[self.axis] > CHANNEL_QUANTUM else 1
+        step = -(-shape[self.axis] // (self.n_tiles * quantum)) * quantum
+        return [Slice(self.axis, at, min(at + step, shape[self.axis])) for at in range(0, shape[self.axis], step)]
+
+    def _tile(self, cut: Slice | None, made: set[tuple[str, Region]]) -> list[TileCall]:
+        calls: list[TileCall] = []
+        for node in self.nodes:
+            tile = node.op.tile(cut, *self.tiling.types(node))
+            if not tile or not self._prepare(node, tile, made, calls):
+                return []
+            calls.append(self.tiling.call(node, tile, cut))
+        return calls
+
+    def _prepare(self, node: Node, tile: Tile, made: set[tuple[str, Region]], calls: list[TileCall]) -> bool:
+        """Append the calls that make what a tile reads of the movers' outputs, unless an earlier tile did."""
+        for value, part in zip(node.inputs, tile.inputs, strict=True):
+            mover = self.movers.get(value)
+            if not mover:
+                continue
+            moved = mover.op.tile(part, *self.tiling.types(mover))
+            if not moved:
+                return False
+            call = self.tiling.call(mover, moved, part)
+            key = call.outputs[0].value, call.outputs[0].region
+            if key not in made:
+                made.add(key)
+                if not self._prepare(mover, moved, made, calls):
+                    return False
+                calls.append(call)
+        return True
 
 
-def _finest(graph: Graph, node: Node) -> Iterator[list[TileCall]]:
-    for axis, size in enumerate(graph.types[node.outputs[0]].shape):
-        calls = cut_along(graph, node, axis, size) if size > 1 else []
-        if calls:
-            yield calls
+def _as_chain(nodes: Sequence[Node], tiles: Sequence[Sequence[TileCall]]) -> Chain:
+    return Chain(tuple(nodes), tuple(call for tile in tiles for call in tile))
 
 
-def cut_along(graph: Graph, node: Node, axis: int, n_tiles: int) -> list[TileCall]:
-    """The node in about `n_tiles` tiles of equal size along an axis of its first output; empty if it cannot be."""
-    inputs, outputs = graph.types_of(node.inputs), graph.types_of(node.outputs)
-    shape = outputs[0].shape
-    quantum = CHANNEL_QUANTUM if axis == len(shape) - 1 and shape[axis] > CHANNEL_QUANTUM else 1
-    step = -(-shape[axis] // (n_tiles * quantum)) * quantum
-    cuts = [Slice(axis, first, min(first + step, shape[axis])) for first in range(0, shape[axis], step)]
-    tiles = [node.op.tile(cut, inputs, outputs) for cut in cuts]
-    return [_call(graph, node, tile, str(cut)) for cut, tile in zip(cuts, tiles, strict=True) if tile] \
-        if all(tiles) else []  # fmt: skip
+def working_bytes(tiles: Sequence[Sequence[TileCall]]) -> int:
+    """The most that the calls of a chain need at once.
 
-
-def _call(graph: Graph, node: Node, tile: Tile, name: str) -> TileCall:
-    sources = storage(graph)
-
-    def piece(value: str, cut: Slice | None) -> Piece:
-        type_ = graph.types[value]
-        return Piece(sources[value], region(type_, cut), cut.of(type_) if cut else type_)
-
-    inputs = tuple(piece(value, cut) for value, cut in zip(node.inputs, tile.inputs, strict=True))
-    outputs = tuple(piece(value, cut) for value, cut in zip(node.outputs, tile.outputs, strict=True))
-    types = tuple(each.type for each in inputs), tuple(each.type for each in outputs)
-    return TileCall(node, tile.op, inputs, outputs, tile.op.macs(*types), name)
-
-
-def working_bytes(calls: Sequence[TileCall]) -> int:
-    """What the calls of one node need at once: two tiles of what changes from call to call, one of what does not."""
-    sizes = [_sizes(call) for call in calls]
-    common = set(sizes[0]).intersection(*sizes[1:]) if len(sizes) > 1 else set(sizes[0])
-    constant = sum(sizes[0][key] for key in common)
-    changing = [sum(n_bytes for key, n_bytes in each.items() if key not in common) for each in sizes]
-    return constant + max(a + b for a, b in zip(changing, [*changing[1:], 0], strict=True))
+    Where there are several tiles, what comes from elsewhere is there one call early, and what is made one call longer.
+    """
+    calls = [call for tile in tiles for call in tile]
+    early = 1 if len(tiles) > 1 else 0
+    spans: dict[tuple[str, Region], tuple[int, int, int]] = {}
+    for at, call in enumerate(calls):
+        made = {(each.value, each.region) for each in call.outputs}
+        for key, n_bytes in _sizes(call).items():
+            begin, _, _ = spans.get(key, (at if key in made else at - early, 0, 0))
+            spans[key] = begin, at + early if key in made else at, n_bytes
+    usage = [0] * (len(calls) + 2)
+    for begin, end, n_bytes in spans.values():
+        for at in range(max(begin, 0), end + 1):
+            usage[at] += n_bytes
+    return max(usage)
 
 
 def _sizes(call: TileCall) -> dict[tuple[str, Region], int]:
@@ -181,7 +294,8 @@ def _sizes(call: TileCall) -> dict[tuple[str, Region], int]:
     return {(each.value, each.region): -(-each.region.n_bytes // 8) * 8 for each in pieces}
 
 
-def _cost(calls: Sequence[TileCall]) -> float:
+def _cost(tiles: Sequence[Sequence[TileCall]]) -> float:
     """Cycles beyond the arithmetic: bytes that move, and calls."""
+    calls = [call for tile in tiles for call in tile]
     moved = {key: n_bytes for call in calls for key, n_bytes in _sizes(call).items()}
     return sum(moved.values()) / DMA_BYTES_PER_CYCLE + CALL_CYCLES * len(calls)
