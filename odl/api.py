@@ -30,10 +30,14 @@ from odl.frontend import Model, load_model
 from odl.graph import Graph, Role
 from odl.lower import lower
 from odl.memory import Plan
+from odl.passes.for_cluster import prepare
+from odl.passes.rematerialize import gather, rematerialize
 from odl.passes.split_gradients import split_gradients
+from odl.passes.split_reductions import split_reductions
 from odl.program import ARENA, Program
 from odl.project import MARKER, note_origins, read_origins, write_project
 from odl.recipe import Recipe
+from odl.residency import layout
 from odl.schedule import schedule
 from odl.staging import staged
 from odl.targets import DEFAULT, Memory, Target, find_target, machine_for, simulator_for
@@ -88,12 +92,29 @@ def compile_model(path: str | Path, recipe: Recipe | None = None, target: str = 
     recipe, machine = recipe or Recipe(), find_target(target)
     model = load_model(Path(path))
     training = build_training(model.graph, recipe)
+    if machine.l1_bytes:
+        return _compile_tiled(model, recipe, machine, training)
     graphs = tuple(schedule(split_gradients(graph)) for graph in training.graphs.values())
     placed = memory.plan(graphs)
     require_fit(placed, machine)
     problems = memory_check.check(graphs, placed)
     assert not problems, "\n".join(problems)
     return Compiled(model, recipe, machine, training, graphs, placed, lower(graphs, placed))
+
+
+def _compile_tiled(model: Model, recipe: Recipe, machine: Target, training: Training) -> Compiled:
+    """For a machine whose cores work in a local memory: what calls read is brought there tile by tile."""
+    graphs = tuple(_for_tiles(graph, machine.l1_bytes) for graph in training.graphs.values())
+    layouts = {graph.name: layout(graph, machine.l1_bytes) for graph in graphs}
+    placed = memory.plan(graphs, {name: each.tiled() for name, each in layouts.items()})
+    require_fit(placed, machine)
+    return Compiled(model, recipe, machine, training, graphs, placed, lower(graphs, placed, layouts))
+
+
+def _for_tiles(graph: Graph, capacity: int) -> Graph:
+    """A scheduled graph of operators that have fast kernels and pieces that fit `capacity` bytes."""
+    graph = split_gradients(prepare(graph), capacity // 3)
+    return gather(schedule(rematerialize(split_reductions(graph, capacity))))
 
 
 def require_fit(placed: Plan, target: Target) -> None:

@@ -13,6 +13,8 @@ from odl.program import LOCAL, Barrier, Buffer, Call, Move, Statement, Wait
 from odl.residency import Layout, Stay, Transfer
 from odl.tiling import Piece, TileCall
 
+MOST_TRANSFERS = 16  # that a DMA engine keeps apart (firmware/include/odl_dma.h)
+
 
 def lower_tiles(layout: Layout, homes: Mapping[str, Buffer], held: Mapping[str, str]) -> tuple[Statement, ...]:
     """The statements of one entry. `homes`: where values lie beyond the local memory; `held`: see `Buffer`."""
@@ -53,6 +55,8 @@ class _Tiles:
                     if not other.inward and self.layout.stays[other.stay].root == stay.root
                 ]  # fmt: skip
                 yield from self._waits(before)
+            if len(self.under_way) == MOST_TRANSFERS:
+                yield from self._waits([min(self.under_way)])
             yield self._move(it)
 
     def _move(self, it: Transfer) -> Move:

@@ -39,8 +39,9 @@ class Origins:
 def write_project(folder: Path, title: str, program: Program, training: Training, target: Target) -> None:
     """Write the C project of `program` for `target` into an empty folder; the same input gives the same bytes."""
     write_sources(folder, program, training, title)
-    for name, source in (("runner", "runner"), ("port", f"port/{target.port}")):
-        shutil.copytree(share("firmware") / source, folder / name)
+    shutil.copytree(share("firmware") / "runner", folder / "runner")
+    for port in target.ports:
+        shutil.copytree(share("firmware") / "port" / port, folder / "port", dirs_exist_ok=True)
     for name in ("Makefile", "CMakeLists.txt", "README.md"):
         text = environment().get_template(f"project/{name}.j2").render(project_variables(target))
         (folder / name).write_text(text)

@@ -17,7 +17,7 @@ import numpy as np
 
 from odl.errors import FitError
 from odl.graph import Graph
-from odl.memory import ALIGNMENT, Block, pack, roots
+from odl.memory import ALIGNMENT, Block, Tiled, pack, roots
 from odl.tiling import DMA_BYTES_PER_CYCLE, Chain, Region, TileCall, tile_chains
 
 _SETUP_CYCLES = 100  # of a transfer and of a call, for the estimate of what hides what
@@ -67,6 +67,10 @@ class Layout:
     homes: frozenset[str]
     chains: tuple[Chain, ...]
     n_bytes: int
+
+    def tiled(self) -> Tiled:
+        """What a plan of the memories farther away must know."""
+        return Tiled(self.homes, [[node.name for node in chain.nodes] for chain in self.chains])
 
 
 @dataclass(frozen=True)

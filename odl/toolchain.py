@@ -27,6 +27,8 @@ from odl import subprocesses
 from odl.elf import read_elf
 from odl.errors import FitError, OdlError, Problem, ToolError
 from odl.targets.base import Target
+from odl.targets.pulp import HOW_TO_INSTALL as GVSOC_HINT
+from odl.targets.pulp import find_gvsoc
 from odl.targets.qemu import HOW_TO_INSTALL as QEMU_HINT
 from odl.targets.qemu import OLDEST as OLDEST_QEMU
 from odl.targets.qemu import find_qemu, qemu_version
@@ -107,6 +109,10 @@ def contract_flags(target: Target) -> tuple[str, ...]:
     return _FLAGS + (_FREESTANDING if target.is_riscv else ())
 
 
+def _as_flags(macros: Mapping[str, object]) -> tuple[str, ...]:
+    return tuple(f"-D{name}={value}" for name, value in macros.items())
+
+
 def project_variables(target: Target) -> dict[str, object]:
     """What templates/project/Makefile.j2 and CMakeLists.txt.j2 ask for."""
     return {
@@ -114,7 +120,7 @@ def project_variables(target: Target) -> dict[str, object]:
         "is_riscv": target.is_riscv,
         "arch": " ".join(arch_flags(target, "clang")),
         "zig_arch": " ".join(arch_flags(target, "zig")),
-        "flags": " ".join(contract_flags(target)),
+        "flags": " ".join(contract_flags(target) + _as_flags(dict(target.defines))),
         "warnings": " ".join(_WARNINGS),
         "ram_bytes": target.ram_bytes,
         "stack_bytes": target.stack_bytes,
@@ -311,13 +317,13 @@ def compile_project(
     """Builds the runner of a generated project, as its Makefile would.
 
     `trace` compiles the hook after every kernel call in. `defines` are C macros, such as ODL_RAM_BYTES and
-    ODL_STACK_BYTES. `out` receives the objects and the runner (default: build, build/trace in the project); `jobs`
+    ODL_STACK_BYTES; they come after the target's own and win. `out` receives the objects and the runner (default: build, build/trace in the project); `jobs`
     compilers run at once (0: one a core). Raises ToolError and FitError as the module says.
     """
     out = (out or project / ("build/trace" if trace else "build")).resolve()
     elf = out / ("runner.elf" if target.is_riscv else "runner")
-    macros = {**({"ODL_TRACE": 1} if trace else {}), **(defines or {})}
-    flags = _compile_flags(target, toolchain, sanitize) + tuple(f"-D{name}={value}" for name, value in macros.items())
+    macros = {**dict(target.defines), **({"ODL_TRACE": 1} if trace else {}), **(defines or {})}
+    flags = _compile_flags(target, toolchain, sanitize) + _as_flags(macros)
 
     def compile_one(source: str) -> str:
         output = out / "objects" / f"{source}.o"
@@ -362,6 +368,6 @@ def _qemu_status() -> ToolStatus:
 
 
 def _gvsoc_status() -> ToolStatus:
-    path = shutil.which(os.environ.get("ODL_GVSOC") or "gvsoc")
-    hint = "" if path else "optional, for target pulp-open: build github.com/gvsoc/gvsoc and set ODL_GVSOC"
-    return ToolStatus("GVSoC", bool(path), "", path or "", hint)
+    path = find_gvsoc()
+    hint = "" if path else f"optional, for target pulp-open: {GVSOC_HINT}"
+    return ToolStatus("GVSoC", bool(path), "", str(path or ""), hint)

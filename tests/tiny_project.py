@@ -30,7 +30,8 @@ def write_project(folder: Path, target: Target) -> Path:
     shutil.copytree(Path(__file__).with_name("fixtures") / "tiny_model", folder)
     shutil.copytree(share("firmware") / "include", folder / "include", dirs_exist_ok=True)
     shutil.copytree(share("firmware") / "runner", folder / "runner")
-    shutil.copytree(share("firmware") / "port" / target.port, folder / "port")
+    for port in target.ports:
+        shutil.copytree(share("firmware") / "port" / port, folder / "port", dirs_exist_ok=True)
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(share("templates") / "project"),
         undefined=jinja2.StrictUndefined,

@@ -1,5 +1,5 @@
 /*
- * binary16 arithmetic: scalars, pairs, and the accumulator of sums of products.
+ * binary16 arithmetic: scalars here; pairs and the accumulator of sums of products in odl_lanes.h, which this includes.
  *
  * Every function rounds where odl/fp16.py rounds and gives the same bits, NaNs apart, whose sign and payload
  * differ between processors. Compile with -ffp-contract=off and without any fast-math flag; there is one
@@ -28,12 +28,6 @@
 #endif
 
 typedef _Float16 odl_half;
-
-/* Two neighbours in memory; lo comes first. */
-typedef struct {
-    odl_half lo;
-    odl_half hi;
-} odl_half2;
 
 /* Bit patterns. */
 
@@ -117,82 +111,6 @@ static inline odl_half odl_fma16(odl_half a, odl_half b, odl_half c)
 #endif
 }
 
-/* Pairs. */
-
-static inline odl_half2 odl_pack2(odl_half lo, odl_half hi)
-{
-    return (odl_half2){lo, hi};
-}
-
-/* p need be aligned to no more than 2 bytes. */
-static inline odl_half2 odl_load2(const odl_half *p)
-{
-    return (odl_half2){p[0], p[1]};
-}
-
-/*
- * The accumulator. By default a binary32 number: a pair of products is summed and rounded, then added and
- * rounded; the products are exact. With ODL_ACCUMULATE_FP16 two binary16 lanes, each a chain of fused
- * multiply-adds, that are added at the end. A bias enters as the first value.
- */
-#if ODL_ACCUMULATE_FP16
-
-typedef odl_half2 odl_acc;
-
-static inline odl_acc odl_acc_start(odl_half first)
-{
-    return (odl_acc){first, 0};
-}
-
-static inline odl_acc odl_acc_dot2(odl_acc acc, odl_half2 x, odl_half2 y)
-{
-    acc.lo = odl_fma16(x.lo, y.lo, acc.lo);
-    acc.hi = odl_fma16(x.hi, y.hi, acc.hi);
-    return acc;
-}
-
-static inline odl_half odl_acc_half(odl_acc acc)
-{
-    return odl_add16(acc.lo, acc.hi);
-}
-
-static inline float odl_acc_float(odl_acc acc)
-{
-    return (float)odl_acc_half(acc);
-}
-
-#else
-
-typedef float odl_acc;
-
-static inline odl_acc odl_acc_start(odl_half first)
-{
-    return (float)first;
-}
-
-static inline odl_acc odl_acc_dot2(odl_acc acc, odl_half2 x, odl_half2 y)
-{
-    float hi = (float)x.hi * (float)y.hi;
-    float lo = (float)x.lo * (float)y.lo;
-    float sum = hi + lo;
-    return acc + sum;
-}
-
-static inline odl_half odl_acc_half(odl_acc acc)
-{
-    return odl_round(acc);
-}
-
-static inline float odl_acc_float(odl_acc acc)
-{
-    return acc;
-}
-
-#endif
-
-static inline odl_acc odl_acc_zero(void)
-{
-    return odl_acc_start(0);
-}
+#include "odl_lanes.h"
 
 #endif

@@ -26,7 +26,20 @@ _Noreturn void odl_port_exit(uint32_t status);
 /* Prints for a human; works inside a trap handler. */
 void odl_port_console(const char *text);
 
-/* Instructions retired so far, modulo 2^32; always 0 where the machine does not count them. */
+/*
+ * Calls entry(argument) on every core of the team (odl_team.h), and returns when all are done. One core asks for it, and
+ * is one of them. A port with several cores brings this function and odl_port_team.h; elsewhere it is a call.
+ */
+#if __has_include("odl_port_team.h")
+void odl_team_run(void (*entry)(void *), void *argument);
+#else
+static inline void odl_team_run(void (*entry)(void *), void *argument)
+{
+    entry(argument);
+}
+#endif
+
+/* Instructions retired so far, or cycles on a machine that times them, modulo 2^32; always 0 where nothing is counted. */
 uint32_t odl_port_counter(void);
 
 /* Deepest use of the stack so far in bytes, 0 where the port does not measure it. */

@@ -5,6 +5,7 @@
 #include "log.h"
 #include "port.h"
 #include "self_test.h"
+#include "team.h"
 #include "trace.h"
 
 /* A section of its own, so that start-up need not zero what main() poisons. */
@@ -62,10 +63,32 @@ static void boot(void)
     require(!dumps || job.dump_traced < odl_trace_n_traced(), ODL_END_BAD_JOB, 0);
 }
 
+/* What a team hands back: every core has a result of its own, and core 0's is as good as any. */
+struct trained {
+    enum odl_status status;
+    float loss;
+};
+
+static void train_on_core(void *result)
+{
+    struct trained mine = {ODL_OK, 0.0f};
+    mine.status = odl_train_step(arena, item.sample, item.target, &mine.loss);
+    if (odl_speaks()) {
+        *(struct trained *)result = mine;
+    }
+}
+
+static void infer_on_core(void *result)
+{
+    odl_infer(arena, item.sample, result);
+}
+
 static void train(uint32_t step)
 {
-    float loss = 0.0f;
-    require(odl_train_step(arena, item.sample, item.target, &loss) == ODL_OK, ODL_END_BAD_LABEL, step);
+    struct trained result = {ODL_OK, 0.0f};
+    odl_team_run(train_on_core, &result);
+    require(result.status == ODL_OK, ODL_END_BAD_LABEL, step);
+    const float loss = result.loss;
     odl_log_begin(ODL_TAG_LOSS, step, 0, sizeof loss);
     odl_log_floats(&loss, sizeof loss, sizeof loss);
     odl_log_finish();
@@ -73,7 +96,7 @@ static void train(uint32_t step)
 
 static void infer(uint32_t step)
 {
-    odl_infer(arena, item.sample, output);
+    odl_team_run(infer_on_core, output);
     odl_log_begin(ODL_TAG_OUTPUT, step, 0, sizeof output);
     odl_log_floats(output, sizeof output, sizeof output[0]);
     odl_log_finish();

@@ -1,79 +1,85 @@
-"""A border of constants around an image (ONNX Pad), and its gradient, which cuts the border off."""
+"""Borders around images, and crops: ONNX Pad, its gradient, and what passes put before kernels that know no padding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import numpy as np
 
 from odl import fp16
-from odl.graph import Builder, Kernel, Node, Operator
+from odl.errors import ModelError
+from odl.graph import Builder, Kernel, Node, Operator, Slice, Tile
 from odl.ops._importer import Importer, OnnxNode, Sample, imports
 from odl.ops._pools import Pads
-from odl.types import Array, Shape, TensorType
-
-
-def _arguments(image: Shape, pads: Pads) -> dict[str, int | float]:
-    """Kernel arguments; `image` is the shape inside the border."""
-    _, height, width, channels = image
-    sides = dict(zip(("top", "left", "bottom", "right"), pads, strict=True))
-    return {"height": height, "width": width, "n_channels": channels, **sides}
+from odl.types import Array, DType, Shape, TensorType
 
 
 @dataclass(frozen=True)
 class Pad(Operator):
-    """y = x with `pads` = (top, left, bottom, right) rows and columns of `value`, a binary16 number, around it. Exact.
+    """y = x with `pads` = (top, left, bottom, right) rows and columns of `value` around it. Exact.
 
-    x (1, H, W, C) -> y (1, top + H + bottom, left + W + right, C), binary16.
+    `channels` is how many more of it come behind the channels of a pixel. A negative number takes away instead.
+    x (N, H, W, C) -> y (N, top + H + bottom, left + W + right, C + channels), binary16 or, where nothing but channels
+    are taken away, binary32. With more than one image (N > 1, as the filters of a kernel are), top and bottom are 0.
     """
 
     name: ClassVar[str] = "pad"
+    moves: ClassVar[bool] = True
     pads: Pads
     value: float = 0.0
+    channels: int = 0
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        n, height, width, channels = inputs[0].shape
+        (x,) = inputs
+        n, height, width, channels = x.shape
         top, left, bottom, right = self.pads
-        return (TensorType((n, top + height + bottom, left + width + right, channels)),)
+        y = TensorType((n, top + height + bottom, left + width + right, channels + self.channels), x.dtype)
+        narrower = not any(self.pads) and self.channels < 0
+        if min(y.shape) < 1 or (n > 1 and (top or bottom)) or (x.dtype is not DType.F16 and not narrower):
+            raise ModelError("shape-mismatch", self.name, f"{x} to {y}")
+        return (y,)
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         (x,) = inputs
         top, left, bottom, right = self.pads
-        widths = ((0, 0), (top, bottom), (left, right), (0, 0))
-        return (np.pad(x, widths, constant_values=np.float16(self.value)),)
+        sides = ((0, 0), (top, bottom), (left, right), (0, self.channels))
+        more = tuple((max(before, 0), max(behind, 0)) for before, behind in sides)
+        wide = np.pad(x, more, constant_values=np.float16(self.value))
+        kept = (slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(wide.shape, sides, strict=True))
+        return (np.ascontiguousarray(wide[tuple(kept)]),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
-        # As bits, so that infinities need no spelling in C.
-        bits = int(fp16.bits(np.float16(self.value)))
-        return Kernel("pad", {**_arguments(inputs[0].shape, self.pads), "value_bits": bits})
+        """Several images are one of as many rows: nothing comes between them."""
+        (x,), (y,) = inputs, outputs
+        scalars: dict[str, int | float] = {
+            "in_h": prod(x.shape[:2]), "in_w": x.shape[2], "in_c": x.shape[3],
+            "out_h": prod(y.shape[:2]), "out_w": y.shape[2], "out_c": y.shape[3],
+            "top": self.pads[0], "left": self.pads[1],
+            "value_bits": int(fp16.bits(np.float16(self.value))),  # as bits, so that infinities need no spelling in C
+        }  # fmt: skip
+        return Kernel("pad" if x.dtype is DType.F16 else "narrow_float", scalars, "odl_pad")
+
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Whole images, or rows of the one image: y's from x's, unless they lie on the border alone."""
+        if cut is None or (cut.axis == 0 and not (self.pads[0] or self.pads[2])):
+            return Tile(self, (cut,), (cut,))
+        if cut.axis != 1:
+            return None
+        top, left, _, right = self.pads
+        first, last = cut.first - top, cut.last - top
+        begin, end = max(first, 0), min(last, inputs[0].shape[1])
+        if begin >= end:
+            return None
+        op = Pad((begin - first, left, last - end, right), self.value, self.channels)
+        return Tile(op, (Slice(1, begin, end),), (cut,))
 
     def gradient(self, build: Builder, node: Node, grad: str, wanted: Sequence[bool]) -> Sequence[str | None]:
-        return (build.add(Crop(self.pads), (grad,), f"{node.inputs[0]}.grad"),)
-
-
-@dataclass(frozen=True)
-class Crop(Operator):
-    """y = x without its outermost `pads` = (top, left, bottom, right) rows and columns. Exact, binary16."""
-
-    name: ClassVar[str] = "crop"
-    pads: Pads
-
-    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        n, height, width, channels = inputs[0].shape
         top, left, bottom, right = self.pads
-        return (TensorType((n, height - top - bottom, width - left - right, channels)),)
-
-    def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        (x,) = inputs
-        top, left, bottom, right = self.pads
-        return (np.ascontiguousarray(x[:, top : x.shape[1] - bottom, left : x.shape[2] - right]),)
-
-    def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
-        arguments = _arguments(outputs[0].shape, self.pads)
-        del arguments["bottom"]
-        return Kernel("crop", arguments)
+        back = Pad((-top, -left, -bottom, -right), channels=-self.channels)
+        return (build.add(back, (grad,), f"{node.inputs[0]}.grad"),)
 
 
 def _samples() -> Iterable[Sample]:

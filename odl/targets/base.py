@@ -22,9 +22,11 @@ class Memory:
 class Target:
     """A machine that trains.
 
-    `port` is its folder in firmware/port. `isa` and `abi` are RISC-V's names, empty for the machine odl runs on.
-    `stack_bytes` is what the link script sets aside. `simulator` is what runs it, and `counter` the unit of a
-    profile, empty where nothing is counted.
+    `port` is its folder in firmware/port; files that are not in it come from folder `port_base`, where it has one.
+    `isa` and `abi` are RISC-V's names, empty for the machine odl runs on. `stack_bytes` is what the link script sets
+    aside. `simulator` is what runs it, and `counter` the unit of a profile, empty where nothing is counted. `defines`
+    are the C macros of its builds, the number of `cores` among them where there are several. `elsewhere` are its
+    stand-ins on other simulators: the same program and the same bits.
     """
 
     name: str
@@ -36,6 +38,15 @@ class Target:
     stack_bytes: int
     simulator: str
     counter: str
+    cores: int = 1
+    defines: tuple[tuple[str, int], ...] = ()
+    elsewhere: tuple[Target, ...] = ()
+    port_base: str = ""
+
+    @property
+    def ports(self) -> tuple[str, ...]:
+        """The folders of firmware/port that make up its port; files of a later one replace those of an earlier one."""
+        return tuple(folder for folder in (self.port_base, self.port) if folder)
 
     @property
     def is_riscv(self) -> bool:
@@ -43,8 +54,13 @@ class Target:
 
     @property
     def ram_bytes(self) -> int:
-        """The memory named `ram`, where the program's variables, its stack and the arena lie."""
-        return next((memory.n_bytes for memory in self.memories if memory.name == "ram"), 0)
+        """The memory named `ram` or `l2`, where the program's variables, its stack and the arena lie."""
+        return next((memory.n_bytes for memory in self.memories if memory.name in ("ram", "l2")), 0)
+
+    @property
+    def l1_bytes(self) -> int:
+        """The memory named `l1`, where a plan may stage tensors; 0 where there is none."""
+        return next((memory.n_bytes for memory in self.memories if memory.name == "l1"), 0)
 
 
 def ignore(_record: Record) -> None:

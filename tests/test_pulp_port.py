@@ -1,0 +1,533 @@
+"""The pulp ports: each instruction of the cluster in bits on both simulators, the team, the DMA engine, and traps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pulp_programs
+import pytest
+from pulp_programs import Words
+
+from odl import fp16
+from odl.targets import Target
+from odl.targets.pulp import PULP_OPEN, PULP_QEMU, find_gvsoc
+
+GVSOC = pytest.param(
+    PULP_OPEN,
+    id="gvsoc",
+    marks=[pytest.mark.gvsoc, pytest.mark.skipif(not find_gvsoc(), reason="GVSoC is not here: set ODL_GVSOC")],
+)
+BOTH = [pytest.param(PULP_QEMU, id="qemu", marks=pytest.mark.qemu), GVSOC]
+
+N_OPERANDS = 3000
+
+# --- instructions -----------------------------------------------------------------------------------------------------
+
+Halves = npt.NDArray[np.float16]
+Lane = Callable[[Halves, Halves, Halves], npt.NDArray[np.generic]]
+
+
+def lanes(words: Words) -> tuple[Halves, Halves]:
+    pairs = words.astype("<u4").view(np.float16)
+    return pairs[0::2], pairs[1::2]
+
+
+def join(lo: npt.NDArray[np.generic], hi: npt.NDArray[np.generic]) -> Words:
+    low, high = (np.ascontiguousarray(half).view(np.uint16).astype(np.uint32) for half in (lo, hi))
+    return low | high << 16
+
+
+def each(lane: Lane, broadcast: bool = False) -> Callable[[Words, Words, Words], Words]:
+    """A function of halves, in both lanes."""
+
+    def both(d: Words, a: Words, b: Words) -> Words:
+        (d0, d1), (a0, a1), (b0, b1) = lanes(d), lanes(a), lanes(b)
+        with np.errstate(all="ignore"):
+            results = lane(d0, a0, b0), lane(d1, a1, b0 if broadcast else b1)
+        lo, hi = (np.asarray(fp16.canonical(x)) if x.dtype == np.float16 else x for x in results)
+        return join(lo, hi)
+
+    return both
+
+
+def smaller(_d: Halves, a: Halves, b: Halves) -> Halves:
+    """-0 is less than +0, and a number is taken, not a NaN."""
+    first = (a < b) | ((a == b) & np.signbit(a)) | np.isnan(b)
+    return np.where(first, a, b)
+
+
+def larger(_d: Halves, a: Halves, b: Halves) -> Halves:
+    first = (a > b) | ((a == b) & ~np.signbit(a)) | np.isnan(b)
+    return np.where(first, a, b)
+
+
+def to_integer(_d: Halves, a: Halves, _b: Halves) -> npt.NDArray[np.int16]:
+    """To the nearest, ties to even, within 16 bits; NaN is the largest."""
+    wide = np.where(np.isnan(a), 32767.0, np.rint(a.astype(np.float64)))
+    return np.minimum(np.maximum(wide, -32768), 32767).astype(np.int16)
+
+
+def floats(words: Words) -> npt.NDArray[np.float32]:
+    return words.astype("<u4").view(np.float32)
+
+
+def float_words(values: npt.NDArray[np.float32]) -> Words:
+    return np.asarray(fp16.canonical(values)).view(np.uint32)
+
+
+def dot(d: Words, a: Words, b: Words, broadcast: bool = False) -> Words:
+    (a0, a1), (b0, b1) = lanes(a), lanes(b)
+    b1 = b0 if broadcast else b1
+    with np.errstate(all="ignore"):
+        sums = fp16.add32(fp16.mul32(*wide(a1, b1)), fp16.mul32(*wide(a0, b0)))
+        return float_words(fp16.add32(floats(d), sums))
+
+
+def wide(*halves: Halves) -> list[npt.NDArray[np.float32]]:
+    return [half.astype(np.float32) for half in halves]
+
+
+def widening_mac(d: Words, a: Words, b: Words) -> Words:
+    with np.errstate(all="ignore"):
+        return float_words(fp16.add32(floats(d), fp16.mul32(*wide(lanes(a)[0], lanes(b)[0]))))
+
+
+def round_two(_d: Words, a: Words, b: Words) -> Words:
+    with np.errstate(all="ignore"):
+        return join(np.asarray(fp16.half(floats(a))), np.asarray(fp16.half(floats(b))))
+
+
+def shuffle(d: Words, a: Words, b: Words) -> Words:
+    choices = np.stack([d & 0xFFFF, d >> 16, a & 0xFFFF, a >> 16])
+    lo, hi = (choices[which & 3, np.arange(len(d))] for which in (b, b >> 16))
+    return lo | hi << 16
+
+
+def integer(operation: Callable[..., npt.NDArray[np.generic]], dtype: type) -> Callable[[Words, Words, Words], Words]:
+    """A function of 16-bit integers, in both lanes; a truth is all ones."""
+
+    def both(_d: Words, a: Words, b: Words) -> Words:
+        (a0, a1), (b0, b1) = ([half.view(dtype) for half in lanes(x)] for x in (a, b))
+        lo, hi = operation(a0, b0), operation(a1, b1)
+        return join(*(-x.astype(np.int16) if x.dtype == bool else x for x in (lo, hi)))
+
+    return both
+
+
+def binary(operation: Callable[[Halves, Halves], npt.NDArray[np.generic]]) -> Lane:
+    return lambda _d, a, b: operation(a, b)
+
+
+def multiply_add(d: Halves, a: Halves, b: Halves) -> Halves:
+    return np.asarray(fp16.fma16(a, b, d))
+
+
+def multiply_subtract(d: Halves, a: Halves, b: Halves) -> Halves:
+    return np.asarray(fp16.fma16(a, b, -d))
+
+
+# The encoding after `.insn r`, with the operands that are not %0 (rd), %1 (rs1), %2 (rs2).
+PACKED: dict[str, tuple[int, Lane]] = {
+    "vfadd": (0x41, binary(fp16.add16)), "vfsub": (0x42, binary(fp16.sub16)), "vfmul": (0x43, binary(fp16.mul16)),
+    "vfdiv": (0x44, binary(fp16.div16)), "vfmin": (0x45, smaller), "vfmax": (0x46, larger),
+    "vfmac": (0x48, multiply_add), "vfmre": (0x49, multiply_subtract),
+}  # fmt: skip
+INSTRUCTIONS: dict[str, tuple[str, Callable[[Words, Words, Words], Words]]] = {
+    **{f"{name}.h": (f"0x33, 2, {at:#x}, %0, %1, %2", each(lane)) for name, (at, lane) in PACKED.items()},
+    **{f"{name}.r.h": (f"0x33, 6, {at:#x}, %0, %1, %2", each(lane, True)) for name, (at, lane) in PACKED.items()},
+    "vfsqrt.h": ("0x33, 2, 0x47, %0, %1, x0", each(lambda _d, a, _b: fp16.sqrt16(a))),
+    "vfcvt.x.h": ("0x33, 2, 0x4c, %0, %1, x2", each(to_integer)),
+    "vfcvt.h.x": ("0x33, 2, 0x4c, %0, %1, x3", each(lambda _d, a, _b: np.asarray(fp16.half(a.view(np.int16))))),
+    "vfcpka.h.s": ("0x33, 2, 0x58, %0, %1, %2", round_two),
+    "vfdotpex.s.h": ("0x33, 0, 0x4b, %0, %1, %2", dot),
+    "vfdotpex.s.r.h": ("0x33, 4, 0x4b, %0, %1, %2", lambda d, a, b: dot(d, a, b, True)),
+    "fmacex.s.h": ("0x53, 7, 0x2a, %0, %1, %2", widening_mac),
+    "p.mac": ("0x33, 0, 0x21, %0, %1, %2", lambda d, a, b: d + a * b),
+    "pv.shuffle2.h": ("0x57, 0, 0x64, %0, %1, %2", shuffle),
+    "pv.pack.h": ("0x57, 0, 0x68, %0, %1, %2", lambda _d, a, b: (a << 16) | (b & 0xFFFF)),
+    "pv.add.h": ("0x57, 0, 0x00, %0, %1, %2", integer(np.add, np.uint16)),
+    "pv.sub.h": ("0x57, 0, 0x04, %0, %1, %2", integer(np.subtract, np.uint16)),
+    "pv.cmpgt.h": ("0x57, 0, 0x0a, %0, %1, %2", integer(np.greater, np.int16)),
+    "pv.cmpgtu.h": ("0x57, 0, 0x1a, %0, %1, %2", integer(np.greater, np.uint16)),
+}
+
+# Three operands wherever a compiler may put them: apart, the same register twice, and in the registers that the
+# translations of pulp_qemu use for themselves.
+VARIANTS = ("", "twice", "t")
+
+CORNERS = np.array(
+    [0, 0x8000, 1, 0x8001, 0x3FF, 0x400, 0x3C00, 0xBC00, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E00, 0x7C01, 0x77FF, 0x7800],
+    np.uint32,
+)
+
+
+def operands() -> Words:
+    """(N_OPERANDS, 3): halves of every kind and their neighbours, so that sums cancel and round."""
+    random = np.random.default_rng(1)
+
+    def halves() -> Words:
+        ordinary = random.normal(size=(N_OPERANDS, 3)).astype(np.float16).view(np.uint16).astype(np.uint32)
+        any_bits = random.integers(0, 1 << 16, (N_OPERANDS, 3)).astype(np.uint32)
+        kind = random.integers(0, 3, (N_OPERANDS, 3))
+        return np.choose(kind, [ordinary, any_bits, random.choice(CORNERS, (N_OPERANDS, 3))])
+
+    return halves() | halves() << 16
+
+
+def c_function(number: int, text: str, variant: str) -> str:
+    d, a, b = "d", "a", "a" if variant == "twice" else "b"
+    place = "".join(f"register uint32_t {x} __asm__(\"t{i}\") = {y};\n" for i, (x, y) in enumerate(zip("xyz", (d, a, b), strict=True)))
+    names = "xyz" if variant == "t" else (d, a, b)
+    return f"""
+static uint32_t f{number}(uint32_t d, uint32_t a, uint32_t b)
+{{
+    (void)b;
+    {place if variant == "t" else ""}
+    __asm__ volatile(".insn r {text}" : "+r"({names[0]}) : "r"({names[1]}), "r"({names[2]}));
+    return {names[0]};
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def every_instruction(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Target], dict[tuple[str, str], Words]]:
+    """What every instruction and variant gives for `operands()`, on a target; each program runs once."""
+    found: dict[str, dict[tuple[str, str], Words]] = {}
+    cases = [(name, variant) for name in INSTRUCTIONS for variant in VARIANTS]
+
+    def results(target: Target) -> dict[tuple[str, str], Words]:
+        if target.name not in found:
+            functions = "".join(c_function(i, INSTRUCTIONS[name][0], variant) for i, (name, variant) in enumerate(cases))
+            calls = "\n".join(f"out[{i}][n] = f{i}(in[n][0], in[n][1], in[n][2]);" for i in range(len(cases)))
+            main = f"""
+{functions}
+static uint32_t in[{N_OPERANDS}][3];
+static uint32_t out[{len(cases)}][{N_OPERANDS}];
+int main(void)
+{{
+    read_words(&in[0][0], {N_OPERANDS * 3});
+    for (uint32_t n = 0; n < {N_OPERANDS}; n++) {{
+        {calls}
+    }}
+    write_words(&out[0][0], {len(cases) * N_OPERANDS});
+}}
+"""
+            folder = tmp_path_factory.mktemp("instructions") / "project"
+            elf = pulp_programs.build(folder, target, main, {"ODL_CORES": 1})
+            words = pulp_programs.run(target, elf, operands()).reshape(len(cases), N_OPERANDS)
+            found[target.name] = dict(zip(cases, words, strict=True))
+        return found[target.name]
+
+    return results
+
+
+@pytest.mark.parametrize("target", BOTH)
+@pytest.mark.parametrize("name", INSTRUCTIONS)
+def test_an_instruction_gives_numpys_bits(
+    name: str, target: Target, every_instruction: Callable[[Target], dict[tuple[str, str], Words]]
+) -> None:
+    d, a, b = operands().T
+    for variant in VARIANTS:
+        expected = INSTRUCTIONS[name][1](d, a, a if variant == "twice" else b)
+        got = every_instruction(target)[name, variant]
+        wrong = np.flatnonzero(got != expected)
+        assert not len(wrong), (variant, len(wrong), [f"{x[wrong[0]]:08x}" for x in (d, a, b, got, expected)])
+
+
+# --- loads and stores -------------------------------------------------------------------------------------------------
+
+WIDTHS = {"b": 0, "h": 1, "w": 2, "bu": 4, "hu": 5}
+LOADS = {"b": np.int8, "h": np.int16, "w": np.int32, "bu": np.uint8, "hu": np.uint16}
+STORES = {"b": np.uint8, "h": np.uint16, "w": np.uint32}
+STEPS = (4, -4, 8, 12, 4, -8)
+N_BYTES = 512
+
+
+def access_program() -> str:
+    """Each load and store, with each step as an immediate and as a register: values and places, then the memory."""
+    load = [
+        f"LOAD(\".insn i 0x0b, {WIDTHS[w]}, %0, %1, {step}\", 0)" if by == "immediate" else
+        f"LOAD(\".insn r 0x0b, 7, {WIDTHS[w] << 3}, %0, %1, %2\", {step})"
+        for w in LOADS for by in ("immediate", "register") for step in STEPS
+    ]  # fmt: skip
+    store = [
+        f"STORE(\".insn s 0x2b, {WIDTHS[w]}, %1, {step}(%0)\", 0)" if by == "immediate" else
+        f"STORE(\".insn r 0x2b, {4 + WIDTHS[w]}, 0, %2, %0, %1\", {step})"
+        for w in STORES for by in ("immediate", "register") for step in STEPS
+    ]  # fmt: skip
+    lines = "\n    ".join(line + ";" for line in load + store)
+    return f"""
+static uint32_t memory[{N_BYTES // 4}];
+static uint32_t out[{2 * len(load) + len(store) + N_BYTES // 4}];
+#define LOAD(text, step) do {{ \\
+        uint32_t value; \\
+        __asm__ volatile(text : "=&r"(value), "+r"(at) : "r"(step) : "memory"); \\
+        *to++ = value; \\
+        *to++ = (uint32_t)(at - (unsigned char *)memory); \\
+    }} while (0)
+#define STORE(text, step) do {{ \\
+        __asm__ volatile(text : "+r"(at) : "r"(0x89abcdefu + (uint32_t)(to - out)), "r"(step) : "memory"); \\
+        *to++ = (uint32_t)(at - (unsigned char *)memory); \\
+    }} while (0)
+int main(void)
+{{
+    read_words(memory, {N_BYTES // 4});
+    uint32_t *to = out;
+    unsigned char *at = (unsigned char *)memory + 16;
+    {lines}
+    for (uint32_t i = 0; i < {N_BYTES // 4}; i++) {{
+        *to++ = memory[i];
+    }}
+    write_words(out, (uint32_t)(to - out));
+}}
+"""
+
+
+def accesses(memory: npt.NDArray[np.uint8]) -> list[int]:
+    """The same in NumPy; changes `memory`."""
+    at, out = 16, []
+    for dtype in LOADS.values():
+        for step in STEPS * 2:
+            value = int(memory[at : at + dtype().itemsize].view(dtype)[0])
+            at += step
+            out += [value & 0xFFFFFFFF, at]
+    for stored in STORES.values():
+        for step in STEPS * 2:
+            n = stored().itemsize
+            memory[at : at + n] = np.array([0x89ABCDEF + len(out)], np.uint32).view(np.uint8)[:n]
+            at += step
+            out.append(at)
+    return out
+
+
+@pytest.mark.parametrize("target", BOTH)
+def test_loads_and_stores_move_their_base_on(target: Target, tmp_path: Path) -> None:
+    memory = np.random.default_rng(3).integers(0, 256, N_BYTES).astype(np.uint8)
+    elf = pulp_programs.build(tmp_path / "project", target, access_program(), {"ODL_CORES": 1})
+    got = pulp_programs.run(target, elf, memory.view(np.uint32))
+    expected = accesses(memory)
+    assert got.tolist() == [*expected, *memory.view(np.uint32).tolist()]
+
+
+# --- transfers --------------------------------------------------------------------------------------------------------
+
+L1_BYTES, L2_BYTES = 16 << 10, 128 << 10
+
+TRANSFERS = f"""
+ODL_LOCAL static _Alignas(16) unsigned char l1[{L1_BYTES}];
+static _Alignas(16) unsigned char l2[{L2_BYTES}];
+static uint32_t plan[__N__][6];
+static _Alignas(4) uint32_t memory[{(L1_BYTES + L2_BYTES) // 4}];
+
+static odl_transfer start(const uint32_t *row)
+{{
+    if (row[0] != 0u) {{
+        return row[3] == 1u ? odl_dma_in(l1 + row[1], l2 + row[2], row[4])
+                            : odl_dma_in_rows(l1 + row[1], l2 + row[2], row[3], row[4], row[5]);
+    }}
+    return row[3] == 1u ? odl_dma_out(l1 + row[1], l2 + row[2], row[4])
+                        : odl_dma_out_rows(l1 + row[1], l2 + row[2], row[3], row[4], row[5]);
+}}
+
+/* Twelve at a time: what one reads and writes, no other one touches. */
+static void transfer(void *unused)
+{{
+    (void)unused;
+    for (uint32_t first = 0; first < __N__; first += 12) {{
+        odl_transfer under_way[12];
+        for (uint32_t i = 0; i < 12; i++) {{
+            under_way[i] = start(plan[first + i]);
+        }}
+        for (uint32_t i = 0; i < 12; i++) {{
+            odl_dma_wait(under_way[11 - i]);
+        }}
+        odl_barrier();
+    }}
+}}
+
+int main(void)
+{{
+    static uint32_t in[sizeof plan / 4u + sizeof memory / 4u];
+    read_words(in, sizeof in / 4u);
+    for (uint32_t i = 0; i < sizeof plan / 4u; i++) {{
+        plan[i / 6][i % 6] = in[i];
+    }}
+    const unsigned char *bytes = (const unsigned char *)(in + sizeof plan / 4u);
+    for (uint32_t i = 0; i < sizeof l1; i++) {{
+        l1[i] = bytes[i];
+    }}
+    for (uint32_t i = 0; i < sizeof l2; i++) {{
+        l2[i] = bytes[sizeof l1 + i];
+    }}
+    odl_team_run(transfer, NULL);
+    unsigned char *result = (unsigned char *)memory;
+    for (uint32_t i = 0; i < sizeof l1; i++) {{
+        result[i] = l1[i];
+    }}
+    for (uint32_t i = 0; i < sizeof l2; i++) {{
+        result[sizeof l1 + i] = l2[i];
+    }}
+    write_words(memory, sizeof memory / 4u);
+}}
+"""
+
+
+def transfers(n: int) -> Words:
+    """(n, 6) inward, l1, l2, rows, row bytes, stride: any alignment, and in each dozen a slot of its own."""
+    random = np.random.default_rng(4)
+    plan = np.zeros((n, 6), np.uint32)
+    for i in range(n):
+        slot1, slot2 = L1_BYTES // 12, L2_BYTES // 12
+        rows = int(random.choice([1, 1, 2, 7, 40]))
+        row_bytes = int(random.integers(1, (slot1 - 8) // rows))
+        stride = int(random.integers(row_bytes, (slot2 - 8) // rows))
+        at1, at2 = slot1 * (i % 12) + random.integers(0, 8), slot2 * (i % 12) + random.integers(0, 8)
+        plan[i] = (random.integers(0, 2), at1, at2, rows, row_bytes, stride)
+    return plan
+
+
+@pytest.mark.parametrize("target", BOTH)
+def test_transfers_move_bytes(target: Target, tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    plan = transfers(96)
+    l1, l2 = (random.integers(0, 256, n).astype(np.uint8) for n in (L1_BYTES, L2_BYTES))
+    given = np.concatenate([plan.ravel(), l1.view(np.uint32), l2.view(np.uint32)])
+    elf = pulp_programs.build(tmp_path / "project", target, TRANSFERS.replace("__N__", "96"))
+    got = pulp_programs.run(target, elf, given).view(np.uint8)
+    for inward, at1, at2, rows, row_bytes, stride in plan.tolist():
+        for row in range(rows):
+            near, far = (slice(at, at + row_bytes) for at in (at1 + row * row_bytes, at2 + row * stride))
+            if inward:
+                l1[near] = l2[far]
+            else:
+                l2[far] = l1[near]
+    assert (got[:L1_BYTES] == l1).all()
+    assert (got[L1_BYTES:] == l2).all()
+
+
+@pytest.mark.qemu
+def test_without_an_engine_bytes_move_when_they_are_waited_for(tmp_path: Path) -> None:
+    main = """
+int main(void)
+{
+    unsigned char l1[4] = {1, 2, 3, 4}, l2[4] = {5, 6, 7, 8};
+    uint32_t out[3];
+    odl_transfer transfer = odl_dma_in(l1, l2, 4);
+    out[0] = l1[0];
+    l2[1] = 9;
+    out[1] = l1[1];
+    odl_dma_wait(transfer);
+    out[2] = (uint32_t)l1[0] | (uint32_t)l1[1] << 8;
+    write_words(out, 3);
+}
+"""
+    elf = pulp_programs.build(tmp_path / "project", PULP_QEMU, main)
+    assert pulp_programs.run(PULP_QEMU, elf, np.zeros(1)).tolist() == [1, 2, 0x0905]
+
+
+# --- the team ---------------------------------------------------------------------------------------------------------
+
+TEAM = """
+enum { N_ROUNDS = 50, N_ITEMS = 37 };
+static uint32_t stage[2][N_ITEMS];
+static uint32_t out[2 + N_ITEMS];
+ODL_LOCAL_CONSTANT static const uint32_t weights[3] = {1, 10, 100};
+
+/* In turns: each core computes its share from what all have computed before. */
+static void work(void *argument)
+{
+    uint32_t *n_calls = argument;
+    for (uint32_t round = 0; round < N_ROUNDS; round++) {
+        const uint32_t *from = stage[round % 2];
+        uint32_t *to = stage[(round + 1) % 2];
+        ODL_EACH_CORE {
+            odl_range mine = odl_share(N_ITEMS);
+            for (uint32_t i = mine.first; i < mine.last; i++) {
+                to[i] = from[(i + 11) % N_ITEMS] * 3u + weights[i % 3];
+            }
+        }
+        odl_barrier();
+    }
+    if (odl_speaks()) {
+        *n_calls += 1;
+    }
+}
+
+int main(void)
+{
+    for (uint32_t i = 0; i < 20; i++) {
+        odl_team_run(work, out);
+    }
+    out[1] = odl_port_stack_bytes();
+    for (uint32_t i = 0; i < N_ITEMS; i++) {
+        out[2 + i] = stage[0][i];
+    }
+    write_words(out, 2 + N_ITEMS);
+}
+"""
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 8])
+@pytest.mark.parametrize("target", BOTH)
+def test_a_team_works_in_step(target: Target, cores: int, tmp_path: Path) -> None:
+    elf = pulp_programs.build(tmp_path / "project", target, TEAM, {"ODL_CORES": cores})
+    got = pulp_programs.run(target, elf, np.zeros(1))
+    items = np.zeros(37, np.uint32)
+    for _ in range(20 * 50):
+        items = np.roll(items, -11) * np.uint32(3) + np.array([1, 10, 100], np.uint32)[np.arange(37) % 3]
+    assert got[0] == 20
+    assert 0 < got[1] < 1024
+    assert (got[2:] == items).all()
+
+
+FAULTS = """
+static void fault(void *which)
+{
+    if (odl_core() == *(const uint32_t *)which) {
+        __asm__ volatile(".word 0xffffffff");
+    }
+    odl_barrier();
+}
+
+int main(void)
+{
+    static uint32_t core;
+    read_words(&core, 1);
+    odl_team_run(fault, &core);
+    odl_port_exit(0);
+}
+"""
+
+
+@GVSOC.marks[0]
+@GVSOC.marks[1]
+@pytest.mark.parametrize("core", [0, 5])
+def test_any_core_may_trap(core: int, tmp_path: Path) -> None:
+    elf = pulp_programs.build(tmp_path / "project", PULP_OPEN, FAULTS)
+    status, console, _ = pulp_programs.finish(PULP_OPEN, elf, np.array([core]))
+    assert status == 71
+    assert "odl: trap cause=00000002 pc=1c0" in console
+    assert "value=ffffffff sp=1000" in console
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        pytest.param(".insn i 0x7b, 4, x0, x0, 4", 0x0040407B, id="a hardware loop"),
+        pytest.param(".insn r 0x33, 2, 0x4c, x0, x0, x5", 0x9850_2033, id="an unknown conversion"),
+        pytest.param(".insn i 0x0b, 2, a0, a0, 4", 0x0045_250B, id="a base that is loaded"),
+        pytest.param(".insn i 0x0b, 2, sp, a0, 4", 0x0045_210B, id="the stack pointer"),
+        pytest.param(".insn r 0x33, 0, 0x41, a0, a0, a0", 0x82A5_0533, id="another width"),
+    ],
+)
+def test_what_is_not_translated_traps(text: str, word: int, tmp_path: Path) -> None:
+    main = f'int main(void) {{ __asm__ volatile("{text}"); odl_port_exit(0); }}'
+    elf = pulp_programs.build(tmp_path / "project", PULP_QEMU, main)
+    status, console, _ = pulp_programs.finish(PULP_QEMU, elf, np.zeros(1))
+    assert status == 71
+    assert f"odl: trap cause=00000002 pc=80000" in console
+    assert f"value={word:08x}" in console

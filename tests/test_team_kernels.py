@@ -1,0 +1,170 @@
+"""Each kernel by a team of one to eight cores: the bits of NumPy, and no output computed by two cores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from host_c import compilers
+from numpy.testing import assert_array_equal
+from samples import cases
+from team import Team, Work, untouched
+
+from odl import fp16
+from odl.fp16 import Accumulate, bits, half
+from odl.interpreter import interpret
+from odl.ops.accumulate import AccumulateGradient, ClearGradient
+from odl.ops.count import Count
+from odl.ops.cross_entropy import SoftmaxCrossEntropy, SoftmaxCrossEntropyGradient
+from odl.ops.mean_squared_error import MeanSquaredError, MeanSquaredErrorGradient
+from odl.ops.relu import Relu, ReluGradient
+from odl.ops.row_sum import RowSum
+from odl.ops.sgd import SgdUpdate
+from odl.types import Array, DType
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+# Kernels that every core still does whole.
+WHOLE = ("conv2d", "dense", "depthwise", "average_pool")
+
+# Cores, and whether words are taken as pairs, in each accumulator.
+TEAMS = [
+    *((1, 0, Accumulate.FP32), (1, 1, Accumulate.FP32), (2, 1, Accumulate.FP32), (3, 0, Accumulate.FP32)),
+    *((4, 1, Accumulate.FP16), (5, 1, Accumulate.FP32), (6, 0, Accumulate.FP16), (7, 1, Accumulate.FP32)),
+    (8, 1, Accumulate.FP32),
+]
+
+
+def numbers(n: int, seed: int, *, wild: bool = False) -> Array:
+    """Binary16 numbers around 1; `wild`: a third of them any bit pattern."""
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal(n).astype(np.float16)
+    patterns = rng.integers(0, 1 << 16, n, dtype=np.uint16).view(np.float16)
+    return fp16.canonical(np.where(wild & (rng.random(n) < 1 / 3), patterns, values))
+
+
+def _from_samples(accumulate: Accumulate) -> Iterator[Work]:
+    """Every node of every sample, forward and backward."""
+    for case in cases():
+        build, output, _ = case.imported()
+        seed = half(np.random.default_rng(1).uniform(-1, 1, build.types[output].shape))
+        graph, _, _ = case.differentiated(seed)
+        values = interpret(graph, case.feeds())
+        for node in graph.nodes:
+            if not node.op.view:
+                op = replace(node.op, accumulate=accumulate) if hasattr(node.op, "accumulate") else node.op
+                yield Work(op, tuple(values[name] for name in node.inputs))
+
+
+def _from_training(accumulate: Accumulate) -> Iterator[Work]:
+    """What training adds, and sizes about the ends of shares and words."""
+    for n in (1, 2, 7, 16, 61, 130):
+        x, w, v = (numbers(n, seed + n, wild=True) for seed in range(3))
+        wide = numbers(n, 9 + n, wild=True).astype(np.float32)
+        step = SgdUpdate(lr=0.0625, scale=0.125)
+        for g in (x, wide):
+            for decay in (0.0, 0.01):
+                yield Work(replace(step, decay=decay), (w, g))
+                yield Work(replace(step, decay=decay, momentum=0.9), (w, g, v))
+            total = numbers(n + 3, 4).astype(g.dtype)
+            yield Work(AccumulateGradient(first=1, count=n), (total, g))
+            yield Work(ClearGradient(), (total,))
+        held = numbers(n + 3, 5, wild=True)
+        yield Work(replace(step, first=1, count=n, momentum=0.9), (held, wide, numbers(n + 3, 6)))
+        yield Work(replace(step, first=1, count=n), (held, wide))
+        yield Work(Relu(), (x,))
+        yield Work(ReluGradient(), (x, w))
+        yield Work(MeanSquaredError(accumulate), (numbers(n, 1), numbers(n, 2)))
+        yield Work(MeanSquaredErrorGradient(), (x,))
+        for label in (0, n - 1, n):
+            classes = numbers(n, 3).reshape(1, n)
+            yield Work(SoftmaxCrossEntropy(), (classes, np.array([label], np.int32)))
+            probabilities = np.abs(numbers(n, 3)).astype(np.float32).reshape(1, n)
+            yield Work(SoftmaxCrossEntropyGradient(scale=8.0), (probabilities, np.array([label], np.int32)))
+    for n_rows, n_cols in ((1, 1), (1, 16), (2, 6), (5, 8), (7, 3), (8, 34), (9, 16), (31, 2)):
+        x, y = (numbers(n_rows * n_cols, seed).reshape(n_rows, n_cols) for seed in (7, 8))
+        for dtype in (DType.F16, DType.F32):
+            yield Work(RowSum((n_cols,), accumulate, dtype), (x,))
+            yield Work(RowSum((n_cols,), accumulate, dtype), (x, y))
+    yield from (Work(Count(limit), (np.array([1], np.int32),)) for limit in (2, 3))
+
+
+@cache
+def works(accumulate: Accumulate) -> tuple[Work, ...]:
+    return (*_from_samples(accumulate), *_from_training(accumulate))
+
+
+@pytest.fixture(scope="module", params=TEAMS, ids=lambda p: f"{p[0]}-{'pairs' if p[1] else 'single'}-{p[2].value}")
+def team(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Team, tuple[Work, ...]]:
+    n_cores, pairwise, accumulate = request.param
+    folder: Path = tmp_path_factory.mktemp("team")
+    chosen = works(accumulate)
+    defines = {"ODL_PAIRWISE": pairwise, "ODL_ACCUMULATE_FP16": int(accumulate is Accumulate.FP16)}
+    found = compilers()
+    compiler = found[n_cores % len(found)]
+    return Team(folder, compiler, {work.kernel.name for work in chosen}, n_cores, **defines), chosen
+
+
+def check(got: tuple[Array, ...], work: Work, what: str) -> None:
+    for at, (one, want) in enumerate(zip(got, work.expected(), strict=True)):
+        shapes = ", ".join(str(array.shape) for array in work.inputs)
+        assert_array_equal(
+            bits(one).reshape(want.shape), bits(want), err_msg=f"{work.op} of {shapes}, output {at}, {what}"
+        )
+
+
+def test_bits_are_those_of_numpy(team: tuple[Team, tuple[Work, ...]]) -> None:
+    players, chosen = team
+    for work in chosen:
+        check(players.run(work), work, "in words")
+
+
+def test_bits_do_not_depend_on_the_place(team: tuple[Team, tuple[Work, ...]]) -> None:
+    """Tensors in the middle of a word, and results on top of an operand."""
+    players, chosen = team
+    for work in chosen:
+        check(players.run(work, shift=2), work, "beside words")
+        for pair in () if work.kernel.name.startswith(WHOLE) else work.op.in_place:
+            if work.inputs[pair[1]].nbytes == work.expected()[pair[0]].nbytes:
+                check(players.run(work, shared=pair), work, f"in place {pair}")
+
+
+def test_cores_share_the_outputs(team: tuple[Team, tuple[Work, ...]]) -> None:
+    """Each core alone: no byte is written by two of them."""
+    players, chosen = team
+    for work in chosen:
+        if work.kernel.name.startswith(WHOLE):
+            continue
+        for at, by_core in enumerate(_changed(players, work)):
+            assert by_core.sum(axis=0).max(initial=0) <= 1, f"{work.op}: several cores write output {at}"
+
+
+def test_a_large_tensor_keeps_every_core_busy(team: tuple[Team, tuple[Work, ...]]) -> None:
+    players, chosen = team
+    serial = ("count", "mean_squared_error", "softmax_cross_entropy")
+    seen = set()
+    for work in chosen:
+        name = work.kernel.name
+        n_rows = work.inputs[0].size // work.inputs[0].shape[-1]
+        if work.expected()[0].nbytes < 1000 or name in serial or name.startswith(WHOLE):
+            continue
+        if name.endswith(("softmax", "softmax_gradient")) and n_rows < players.n_cores:
+            continue
+        (by_core, *_) = _changed(players, work)
+        assert by_core.any(axis=1).all(), f"{work.op} of {work.inputs[0].shape}: a core does nothing"
+        seen.add(name)
+    assert {"relu", "relu_gradient", "neg", "sigmoid", "tanh", "clip", "leaky_relu"} <= seen
+
+
+def _changed(players: Team, work: Work) -> list[Array]:
+    """For each output, (cores, bytes): 1 where the core alone writes another byte than was there."""
+    before = [array.reshape(-1).view(np.uint8) for array in untouched(work)]
+    after = [players.run(work, only=core) for core in range(players.n_cores)]
+    return [
+        np.array([(outputs[at].reshape(-1).view(np.uint8) != old).astype(np.int32) for outputs in after])
+        for at, old in enumerate(before)
+    ]
