@@ -116,9 +116,7 @@ class Operator(ABC):
         """The operator that computes only outputs `first` .. `first + count - 1` of axis 0, if there is one."""
         return None
 
-    def tile(
-        self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]
-    ) -> Tile | None:
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
         """The operator that computes slice `cut` of the outputs from slices of the inputs, with the same bits.
 
         None as `cut` is all that this operator computes: it may still need and change only slices of its operands.

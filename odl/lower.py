@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from odl.graph import Graph, Node
-from odl.memory import Plan
 from odl.lower_tiles import lower_tiles
+from odl.memory import Plan
 from odl.program import LOCAL, Buffer, Call, Program, Resident, Statement
 from odl.residency import Layout
 
@@ -23,8 +23,7 @@ def lower(graphs: Sequence[Graph], plan: Plan, layouts: Mapping[str, Layout] | N
             residents.setdefault(name, Resident(tensor, buffers[graph.name][name]))
     return Program(
         entries={
-            graph.name: _entry(graph, buffers[graph.name], layouts[graph.name] if layouts else None)
-            for graph in graphs
+            graph.name: _entry(graph, buffers[graph.name], layouts[graph.name] if layouts else None) for graph in graphs
         },
         residents=tuple(residents.values()),
         inputs={name: type_ for graph in graphs for name, type_ in graph.inputs.items()},

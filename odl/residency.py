@@ -95,7 +95,9 @@ def layout(graph: Graph, capacity: int) -> Layout:
         found = _Residency(graph, chains, capacity).result()
         if found:
             return found
-    raise FitError("local-memory-full", graph.name, f"no layout of its tiles in {capacity:,} bytes", "make tiles smaller")
+    raise FitError(
+        "local-memory-full", graph.name, f"no layout of its tiles in {capacity:,} bytes", "make tiles smaller"
+    )
 
 
 class _Residency:
@@ -187,7 +189,8 @@ class _Residency:
             if (stay.root, stay.region) == (later.root, later.region) and self._joins(stay, later.uses[0])
         }  # fmt: skip
         gaps = sorted(
-            (stays[later].first - stays[number].last, -stays[number].n_bytes, number) for number, later in following.items()
+            (stays[later].first - stays[number].last, -stays[number].n_bytes, number)
+            for number, later in following.items()
         )
         merged = list(range(len(stays)))  # where the uses of a stay have gone
         for _, _, number in gaps:
@@ -218,7 +221,7 @@ class _Residency:
         use, slots = stay.uses[at], {each.slot for each in stay.uses}
         until = next((each.slot for each in stay.uses[at + 1 :] if each.written), None)
         elsewhere = any(
-            use.slot < slot and (until is None or slot <= until) and slot not in slots and region.meets(stay.region)
+            (use.slot < slot and (until is None or slot <= until) and slot not in slots and region.meets(stay.region))
             or (slot in slots and region != stay.region and region.meets(stay.region) and slot > use.slot)
             for slot, region in self.reads[stay.root]
         )  # fmt: skip
@@ -238,9 +241,7 @@ class _Residency:
                 moves.append(Transfer(use.written, stay.region, number, use.slot + 1, inward=False))
         return moves
 
-    def _operands(
-        self, stays: Sequence[Stay]
-    ) -> tuple[dict[int, tuple[Stay, ...]], dict[int, tuple[Stay, ...]]]:
+    def _operands(self, stays: Sequence[Stay]) -> tuple[dict[int, tuple[Stay, ...]], dict[int, tuple[Stay, ...]]]:
         at = {(stay.root, stay.region, use.slot): stay for stay in stays for use in stay.uses}
         inputs, outputs = {}, {}
         for slot, call in enumerate(self.slots):

@@ -175,9 +175,7 @@ class _Tiling:
         read = [value for value in node.inputs if value in made]
         return bool(read) and bool(node.op.in_place) and self.graph.types[node.outputs[0]].shape == size
 
-    def _cuts(
-        self, nodes: Sequence[Node], movers: Mapping[str, Node], limit: int
-    ) -> Iterator[list[list[TileCall]]]:
+    def _cuts(self, nodes: Sequence[Node], movers: Mapping[str, Node], limit: int) -> Iterator[list[list[TileCall]]]:
         """For each axis, the coarsest cut that fits; empty where none does."""
         for axis, size in enumerate(self.graph.types[nodes[0].outputs[0]].shape):
             yield next((tiles for n in range(2, size + 1) if (tiles := _Cut(self, nodes, movers, axis, n).tiles())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -61,7 +62,9 @@ def build(folder: Path, target: Target, main: str, defines: Mapping[str, object]
     return compile_project(folder, target, find_toolchain(target), defines=defines).elf
 
 
-def finish(target: Target, elf: Path, words: Words, *, banks: bool = False, timeout_s: float = 100) -> tuple[int, str, Words]:
+def finish(
+    target: Target, elf: Path, words: Words, *, banks: bool = False, timeout_s: float = 100
+) -> tuple[int, str, Words]:
     """Exit status, console and output of a run."""
     with tempfile.TemporaryDirectory(prefix="odl-") as scratch:
         workdir = Path(scratch)
@@ -70,7 +73,12 @@ def finish(target: Target, elf: Path, words: Words, *, banks: bool = False, time
         argv = Gvsoc(target, banks).command(elf, workdir) if gvsoc else Qemu(target).command(elf)
         finished = subprocesses.run(argv, timeout_s=timeout_s, cwd=workdir)
         out = workdir / "out.bin"
-        return finished.status, finished.output, np.fromfile(out, np.uint32) if out.exists() else np.zeros(0, np.uint32)
+        told = re.search(r"exitcode: (\d+)", finished.output) if gvsoc else None
+        return (
+            int(told[1]) if told else finished.status,
+            finished.output,
+            np.fromfile(out, np.uint32) if out.exists() else np.zeros(0, np.uint32),
+        )
 
 
 def run(target: Target, elf: Path, words: Words, *, banks: bool = False, timeout_s: float = 100) -> Words:

@@ -159,7 +159,24 @@ INSTRUCTIONS: dict[str, tuple[str, Callable[[Words, Words, Words], Words]]] = {
 VARIANTS = ("", "twice", "t")
 
 CORNERS = np.array(
-    [0, 0x8000, 1, 0x8001, 0x3FF, 0x400, 0x3C00, 0xBC00, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E00, 0x7C01, 0x77FF, 0x7800],
+    [
+        0,
+        0x8000,
+        1,
+        0x8001,
+        0x3FF,
+        0x400,
+        0x3C00,
+        0xBC00,
+        0x7BFF,
+        0xFBFF,
+        0x7C00,
+        0xFC00,
+        0x7E00,
+        0x7C01,
+        0x77FF,
+        0x7800,
+    ],
     np.uint32,
 )
 
@@ -179,7 +196,9 @@ def operands() -> Words:
 
 def c_function(number: int, text: str, variant: str) -> str:
     d, a, b = "d", "a", "a" if variant == "twice" else "b"
-    place = "".join(f"register uint32_t {x} __asm__(\"t{i}\") = {y};\n" for i, (x, y) in enumerate(zip("xyz", (d, a, b), strict=True)))
+    place = "".join(
+        f'register uint32_t {x} __asm__("t{i}") = {y};\n' for i, (x, y) in enumerate(zip("xyz", (d, a, b), strict=True))
+    )
     names = "xyz" if variant == "t" else (d, a, b)
     return f"""
 static uint32_t f{number}(uint32_t d, uint32_t a, uint32_t b)
@@ -200,7 +219,9 @@ def every_instruction(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Tar
 
     def results(target: Target) -> dict[tuple[str, str], Words]:
         if target.name not in found:
-            functions = "".join(c_function(i, INSTRUCTIONS[name][0], variant) for i, (name, variant) in enumerate(cases))
+            functions = "".join(
+                c_function(i, INSTRUCTIONS[name][0], variant) for i, (name, variant) in enumerate(cases)
+            )
             calls = "\n".join(f"out[{i}][n] = f{i}(in[n][0], in[n][1], in[n][2]);" for i in range(len(cases)))
             main = f"""
 {functions}
@@ -529,5 +550,5 @@ def test_what_is_not_translated_traps(text: str, word: int, tmp_path: Path) -> N
     elf = pulp_programs.build(tmp_path / "project", PULP_QEMU, main)
     status, console, _ = pulp_programs.finish(PULP_QEMU, elf, np.zeros(1))
     assert status == 71
-    assert f"odl: trap cause=00000002 pc=80000" in console
+    assert "odl: trap cause=00000002 pc=8000" in console
     assert f"value={word:08x}" in console

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from odl.errors import TargetError, ToolError
+from odl.errors import ToolError
 from odl.targets.base import Memory, Simulator, Target, ignore
-from odl.targets.simulate import simulate
+from odl.targets.simulate import Dialect, simulate
 from odl.wire import Job, Log, Record
 
 HOW_TO_INSTALL = "build github.com/gvsoc/gvsoc for pulp-open, and set ODL_GVSOC to its folder or its gvrun"
@@ -54,7 +54,7 @@ PULP_OPEN = replace(
 # The simulator's own description lets any number of accesses into a bank at once. A target of ours that changes that,
 # written beside the job: banks of 1 << 2 bytes a cycle.
 _BANKS_MODULE = "odl_pulp_open_banks"
-_BANKS = '''\
+_BANKS = """\
 import importlib
 
 from memory.memory import Memory
@@ -71,10 +71,13 @@ l1_subsystem.Memory = Bank
 
 class Target(importlib.import_module("pulp-open").Target):
     pass
-'''
+"""
 
-# What it prints, and then goes on as if nothing had happened.
-_INVALID_ACCESS = re.compile(rb"Invalid access \(pc: 0x([0-9a-f]+), offset: 0x([0-9a-f]+), .*is_write: ([01])\)")
+# gvrun exits with 1 whatever the program's status was. An access to nowhere is a warning.
+_DIALECT = Dialect(
+    exit_status=re.compile(r"Platform returned an error \(exitcode: (\d+)\)"),
+    invalid_access=re.compile(r"Invalid access \(pc: 0x([0-9a-f]+), offset: 0x([0-9a-f]+), .*is_write: ([01])\)"),
+)
 
 
 def find_gvsoc() -> Path | None:
@@ -132,4 +135,4 @@ class Gvsoc(Simulator):
         workdir = workdir.resolve()
         workdir.mkdir(parents=True, exist_ok=True)
         argv = self.command(elf, workdir)
-        return simulate(argv, elf, job, workdir, timeout_s, on_record)
+        return simulate(argv, elf, job, workdir, timeout_s, on_record, _DIALECT)

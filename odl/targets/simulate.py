@@ -56,7 +56,23 @@ _CAUSES = (
     "store address misaligned",
     "store access fault",
 )
-_ILLEGAL_INSTRUCTION = 2
+_ILLEGAL_INSTRUCTION, _LOAD_ACCESS_FAULT, _STORE_ACCESS_FAULT = 2, 5, 7
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a simulator says on the console what others say otherwise; None where it does not.
+
+    `exit_status` has one group, the program's exit status in decimal, for a simulator that exits with a status of its
+    own. `invalid_access` has three: pc and address in hexadecimal, and 1 for a store; for one that goes on after an
+    access to nowhere, which ends the run here.
+    """
+
+    exit_status: re.Pattern[str] | None = None
+    invalid_access: re.Pattern[str] | None = None
+
+
+PLAIN = Dialect()
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,7 @@ class _Run:
     elf: Path
     workdir: Path
     timeout_s: float
+    dialect: Dialect
 
     def console(self) -> str:
         return (self.workdir / CONSOLE_FILE).read_text(errors="replace")
@@ -87,6 +104,7 @@ class _Run:
                 n_read += len(data)
                 yield from reader.feed(data)
                 last_heard = time.monotonic()
+            self._require_sound_accesses()
             if status is not None:
                 break
             if time.monotonic() - last_heard > self.timeout_s:
@@ -96,7 +114,7 @@ class _Run:
 
     def _judge(self, status: int, reader: LogReader) -> None:
         end, boot = reader.end, reader.boot
-        verdict = status or (end.status if end else wire.END_OK)
+        verdict = self._status_of_program(status) or (end.status if end else wire.END_OK)
         if verdict == wire.END_OK:
             return
         if verdict not in _FAULTS:
@@ -111,12 +129,26 @@ class _Run:
             why = f"{why} (step {end.step})"
         raise self.fault(code, why, _HINTS.get(verdict, ""))
 
+    def _status_of_program(self, status: int) -> int:
+        told = self.dialect.exit_status.search(self.console()) if self.dialect.exit_status else None
+        return int(told[1]) if told else status
+
+    def _require_sound_accesses(self) -> None:
+        pattern = self.dialect.invalid_access
+        found = pattern.search(self.console()) if pattern else None
+        if found:
+            pc, address, is_store = int(found[1], 16), int(found[2], 16), found[3] == "1"
+            why = self._place(_STORE_ACCESS_FAULT if is_store else _LOAD_ACCESS_FAULT, pc, address)
+            raise self.fault("target-trap", f"the core went on after a {why}")
+
     def _explain(self, trap: re.Match[str]) -> str:
         cause, pc, value, sp = (int(word, 16) for word in trap.groups())
+        return f"{self._place(cause, pc, value)}, sp 0x{sp:08x}"
+
+    def _place(self, cause: int, pc: int, value: int) -> str:
         name = _CAUSES[cause] if cause < len(_CAUSES) else f"cause {cause}"
         what = "instruction" if cause == _ILLEGAL_INSTRUCTION else "address"
-        place = read_elf(self.elf).locate(pc)
-        return f"{name} in {place} (pc 0x{pc:08x}), {what} 0x{value:08x}, sp 0x{sp:08x}"
+        return f"{name} in {read_elf(self.elf).locate(pc)} (pc 0x{pc:08x}), {what} 0x{value:08x}"
 
 
 def _read_from(path: Path, offset: int) -> bytes:
@@ -145,6 +177,7 @@ def simulate(
     workdir: Path | None,
     timeout_s: float,
     on_record: Callable[[Record], None],
+    dialect: Dialect = PLAIN,
 ) -> Log:
     """Runs `argv` in `workdir` on `job`; see `Simulator.run`."""
     with ExitStack() as stack:
@@ -156,7 +189,7 @@ def simulate(
         console = stack.enter_context((workdir / CONSOLE_FILE).open("wb"))
         child = stack.enter_context(_start(argv, elf, console, workdir))
         builder = LogBuilder(job)
-        for record in _Run(elf, workdir, timeout_s).records(child):
+        for record in _Run(elf, workdir, timeout_s, dialect).records(child):
             builder.add(record)
             on_record(record)
         return builder.finish()
