@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from odl import cnames
+from odl import cnames, microkernels
 from odl.fp16 import bits
 from odl.graph import Kernel, Phase, Role, fresh
 from odl.program import ARENA, FLASH, LOCAL, Barrier, Buffer, Call, Move, Program, Resident, Statement
@@ -86,6 +86,8 @@ class Printer:
                 context["headers"] = headers
                 files |= sources
             files[name] = jinja.get_template(f"project/{Path(name).name}.j2").render(context)
+        if self.program.has_team:
+            files["src/odl_micro.c"] = microkernels.source()
         return dict(sorted(files.items()))
 
     def _kernels(self, jinja: jinja2.Environment) -> tuple[list[str], dict[str, str]]:

@@ -41,7 +41,7 @@ _HEAD = """\
 #define P_SH(from, n, at) ".insn s 0x2b, 1, " #from ", " #n "(" #at ")\\n"    /* half at `at` = from; at += n */
 #define PACK(rd, hi, lo) INSN_R(0x57, 0, 0x68, rd, hi, lo)                   /* rd = low halves of lo and hi */
 #define SHUFFLE(rd, rs, mask) INSN_R(0x57, 0, 0x64, rd, rs, mask)            /* with mask: rd = high halves of rs, rd */
-#define ROUND2(rd, lo, hi) INSN_R(0x33, 0, 0x58, rd, lo, hi)                 /* two binary32 to two binary16 */
+#define ROUND2(rd, lo, hi) INSN_R(0x33, 2, 0x58, rd, lo, hi)                 /* two binary32 to two binary16 */
 #define ADD2(rd, a, b) INSN_R(0x33, 2, 0x41, rd, a, b)
 #if ODL_ACCUMULATE_FP16
 #define DOT2(acc, x, y) INSN_R(0x33, 2, 0x48, acc, x, y)                     /* two fused multiply-adds */
@@ -174,17 +174,19 @@ class Dot(Micro):
                 *(f"add {p}, {p}, a0" for p in pointers)]  # fmt: skip
 
     def _pair(self, sums: list[list[str]]) -> list[str]:
-        """Loads stand two instructions or more before their use, and between products where they can."""
+        """Loads stand two instructions or more before their use, and between products where they can.
+
+        Two registers take turns for x: row r + 2 comes when row r is done.
+        """
         loads = [self._load_w(c) for c in range(self.cols)]
         rows = [_op("P_LW", self.X[r % 2], 4, self.XP[r]) for r in range(self.rows)]
-        lines = [loads.pop(0), rows.pop(0)]
-        lines.append((loads or rows or [""]).pop(0))
+        lines = [loads.pop(0), rows.pop(0), (loads or rows or [""]).pop(0)]
         for r, row in enumerate(sums):
             for c, s in enumerate(row):
                 lines.append(_op("DOT2", s, self.X[r % 2], self.W[c]))
                 if loads:
                     lines.append(loads.pop(0))
-                elif rows and (c == 1 or self.cols == 1 or r == 0):
+                elif rows and (c == self.cols - 1 or len(rows) == self.rows - r - 1):
                     lines.append(rows.pop(0))
         return [line for line in lines if line]
 

@@ -16,6 +16,7 @@
 
 #include "odl_half.h"
 #include "odl_team.h"
+#include "odl_window.h"
 
 #ifndef ODL_SIMD
 #define ODL_SIMD 0
@@ -365,7 +366,9 @@ static __attribute__((noinline)) void odl_pixel_sums_part(const struct odl_pixel
 /* All outputs and columns: whole blocks, then what remains of columns, of outputs, of both. */
 static inline void odl_pixel_sums(const struct odl_pixel_sums *p)
 {
-    const uint32_t down = p->n_outputs / ODL_MICRO_ROWS;
+    const int in_words = (((uintptr_t)p->dy | (uintptr_t)p->x) & 2u) == 0
+                         && ((p->dy_pixel | p->dy_row | p->x_pixel | p->x_row | p->run_step) & 1u) == 0;
+    const uint32_t down = ODL_SIMD && !in_words ? 0 : p->n_outputs / ODL_MICRO_ROWS;
     const uint32_t across = p->run / ODL_MICRO_COLS;
     const uint32_t out = down * ODL_MICRO_ROWS;
     const uint32_t col = across * ODL_MICRO_COLS;
@@ -373,6 +376,35 @@ static inline void odl_pixel_sums(const struct odl_pixel_sums *p)
     odl_pixel_sums_part(p, ODL_MICRO_ROWS, 1, 0, down, col, p->run - col);
     odl_pixel_sums_part(p, 1, ODL_MICRO_COLS, out, p->n_outputs - out, 0, across);
     odl_pixel_sums_part(p, 1, 1, out, p->n_outputs - out, col, p->run - col);
+}
+
+/* --- Windows: a convolution is a product whose runs are the rows of its kernel --- */
+
+/* Without padding; the rows of a kernel are whole pairs. */
+static inline void odl_window_product(odl_half *y, const odl_half *x, const odl_half *w, const odl_half *b,
+                                      const struct odl_window *s)
+{
+    const struct odl_product product = {
+        .y = y, .x = x, .w = w, .b = b, .out_h = s->out_h, .out_w = s->out_w, .out_c = s->out_c,
+        .x_row = s->stride_h * s->in_w * s->in_c, .x_pixel = s->stride_w * s->in_c,
+        .y_row = s->out_w * s->out_c, .y_pixel = s->out_c,
+        .n_runs = s->kernel_h, .run = s->kernel_w * s->in_c, .run_step = s->in_w * s->in_c,
+    };
+    odl_product(&product);
+}
+
+/* The gradient of the filters first .. first + count - 1. Without padding. */
+static inline void odl_window_sums(void *dw, odl_acc *sums, const odl_half *dy, const odl_half *x,
+                                   const struct odl_window *s, uint32_t first, uint32_t count, uint32_t part,
+                                   uint32_t is_half)
+{
+    const struct odl_pixel_sums all = {
+        .dw = dw, .sums = sums, .dy = dy + first, .x = x, .part = part, .is_half = is_half, .n_outputs = count,
+        .n_runs = s->kernel_h, .run = s->kernel_w * s->in_c, .run_step = s->in_w * s->in_c,
+        .n_rows = s->out_h, .n_pixels = s->out_w, .dy_row = s->out_w * s->out_c, .dy_pixel = s->out_c,
+        .x_row = s->stride_h * s->in_w * s->in_c, .x_pixel = s->stride_w * s->in_c,
+    };
+    odl_pixel_sums(&all);
 }
 
 #endif

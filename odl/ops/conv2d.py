@@ -53,7 +53,8 @@ class Conv2d(Operator):
         return (fp16.half(acc).reshape(1, height, width, w.shape[0]),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
-        return Kernel("conv2d", self.window.scalars(inputs[0].shape, outputs[0].shape), "odl_window")
+        name = "conv2d_unpadded" if self.window.walks_words(inputs[0].shape) else "conv2d"
+        return Kernel(name, self.window.scalars(inputs[0].shape, outputs[0].shape), "odl_window")
 
     def macs(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         return outputs[0].n_elems * inputs[1].n_elems // inputs[1].shape[0]
@@ -177,7 +178,8 @@ class Conv2dWeightGradient(Operator):
         return (acc if self.dtype is DType.F32 else fp16.half(acc),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
-        name = "conv2d_weight_gradient" if self.dtype is DType.F32 else "conv2d_weight_gradient_half"
+        name = "conv2d_weight_gradient" if any(self.window.pads) else "conv2d_unpadded_weight_gradient"
+        name += "" if self.dtype is DType.F32 else "_half"
         window = self.window.scalars(inputs[1].shape, inputs[0].shape)
         return Kernel(name, window, "odl_window", {"first": self.first, "count": outputs[0].shape[0]})
 

@@ -68,7 +68,7 @@ class Dense(Operator):
         return (fp16.half(acc).reshape(*x.shape[:-1], w.shape[0]),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
-        return Kernel("dense", sizes(inputs[0], outputs[0]))
+        return Kernel("dense_odd" if inputs[0].shape[-1] % 2 else "dense", sizes(inputs[0], outputs[0]))
 
     def macs(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         return outputs[0].n_elems * inputs[0].shape[-1]

@@ -51,7 +51,8 @@ class DepthwiseConv2d(Operator):
         return (fp16.half(acc).reshape(1, *taps.shape[2:]),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
-        return Kernel("depthwise", self.window.scalars(inputs[0].shape, outputs[0].shape), "odl_window")
+        name = "depthwise_unpadded" if _in_words(self.window, inputs[0], outputs[0]) else "depthwise"
+        return Kernel(name, self.window.scalars(inputs[0].shape, outputs[0].shape), "odl_window")
 
     def macs(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         return outputs[0].n_elems * self.window.size[0] * self.window.size[1]
@@ -67,6 +68,11 @@ class DepthwiseConv2d(Operator):
         if b and wanted[2]:
             db = build.add(WeightRowSum(build.types[b[0]].shape), (grad,), f"{b[0]}.grad")
         return (dx, dw, db)[: len(node.inputs)]
+
+
+def _in_words(window: Window, x: TensorType, y: TensorType) -> bool:
+    """Whether no tap leaves x, and the channels of x and y pair up alike in words."""
+    return not any(window.pads) and x.shape[3] == y.shape[3] and x.shape[3] % 2 == 0
 
 
 def _spread(images: Array, n_outputs: int) -> Array:
@@ -154,7 +160,9 @@ class DepthwiseWeightGradient(Operator):
         return (acc if self.dtype is DType.F32 else fp16.half(acc),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
-        name = "depthwise_weight_gradient" if self.dtype is DType.F32 else "depthwise_weight_gradient_half"
+        unpadded = _in_words(self.window, inputs[1], inputs[0])
+        name = "depthwise_unpadded_weight_gradient" if unpadded else "depthwise_weight_gradient"
+        name += "" if self.dtype is DType.F32 else "_half"
         return Kernel(name, self.window.scalars(inputs[1].shape, inputs[0].shape), "odl_window")
 
     def macs(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:

@@ -451,8 +451,10 @@ bool odl_translate(uint32_t pc)
         return false;
     }
     decode(word);
-    /* Registers are saved relative to sp, which must not move meanwhile. */
-    if (now.rd == SP || now.rs1 == SP || !translate_one(word & 127u)) {
+    /* Registers are saved relative to sp, which must not move meanwhile. A store by an offset has that in place of rd. */
+    const uint32_t opcode = word & 127u;
+    const bool names_sp = now.rs1 == SP || (now.rd == SP && !(opcode == 0x2bu && now.funct3 <= 2u));
+    if (names_sp || !translate_one(opcode)) {
         next = entry;
         return false;
     }
