@@ -52,7 +52,7 @@ _start:
         csrw    fcsr, zero              /* round to nearest even, no flags */
         li      t0, -1
         csrw    COUNTED_EVENTS, t0
-        csrw    COUNTER_MODE, t0        /* on, and stopping at the top */
+        csrwi   COUNTER_MODE, 1         /* on */
         li      t1, ODL_STACK_BYTES
         mul     t0, a0, t1
         la      t2, odl_stacks_bottom
