@@ -81,6 +81,11 @@ def loop(level: int, count: str, body: Sequence[str], spare: str) -> list[str]:
     return [*start, *body, op("AGAIN", level, spare)]
 
 
+def short(lines: Sequence[str]) -> list[str]:
+    """Lines outside of loops, where instructions may take two bytes: less code to wait for."""
+    return [".option rvc", *lines, ".balign 4", ".option norvc"]
+
+
 @dataclass(frozen=True)
 class Micro:
     """A block of rows x columns sums."""
@@ -100,11 +105,11 @@ class Micro:
         frame = (4 * (len(kept) + _SLOTS) + 15) // 16 * 16
         return [
             f".section .text.{name}, \\\"ax\\\"", ".option push", ".option norvc", ".balign 16", f".globl {name}",
-            f".type {name}, @function", f"{name}:", f"addi sp, sp, -{frame}",
-            *(f"sw {register}, {place}(sp)" for register, place in places),
+            f".type {name}, @function", f"{name}:",
+            *short([f"addi sp, sp, -{frame}", *(f"sw {register}, {place}(sp)" for register, place in places)]),
             *body,
-            *(f"lw {register}, {place}(sp)" for register, place in places),
-            f"addi sp, sp, {frame}", "ret", f".size {name}, . - {name}", ".option pop",
+            *short([*(f"lw {register}, {place}(sp)" for register, place in places), f"addi sp, sp, {frame}", "ret"]),
+            f".size {name}, . - {name}", ".option pop",
         ]  # fmt: skip
 
     def lane_sums(self, rd: str, pair: Sequence[str], spare: str) -> list[str]:

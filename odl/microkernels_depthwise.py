@@ -14,14 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from odl.micro_assembly import Micro, choose, loop, op
+from odl.micro_assembly import Micro, choose, loop, op, short
 
 # Fields of struct odl_columns and struct odl_tap_sums, in words.
 _COLUMNS = {name: 4 * at for at, name in enumerate(
     ("y", "x", "w", "bias", "pixel", "x_row", "y_row", "n_cols", "n_rows"))}  # fmt: skip
 _TAP_SUMS = {name: 4 * at for at, name in enumerate(
     ("dy", "x", "start", "out", "start_tap", "out_tap", "is_half", "pixel", "x_row", "n_rows", "n_pairs",
-     "is_odd"))}  # fmt: skip
+     "n_blocks"))}  # fmt: skip
 
 _ALL = (*(f"t{i}" for i in range(7)), *(f"a{i}" for i in range(1, 8)), "ra", *(f"s{i}" for i in range(12)), "tp", "gp")
 _ARGS = "8(sp)"  # where a function keeps its argument; a0 has it on entry and is free otherwise
@@ -83,8 +83,8 @@ class Columns(Micro):
         assert taps.next().next() == taps
         count = taps.corner
         body = [
-            f"sw a0, {_ARGS}", *_mask(self._mask), *self._weights(), *self._bias(), "2:", *self._begin(),
-            *loop(0, "a0", first + self._pixel_sum(taps.next()), "a0"), "3:",
+            *short([f"sw a0, {_ARGS}", *_mask(self._mask), *self._weights(), *self._bias()]),
+            "2:", *short(self._begin()), *loop(0, "a0", first + self._pixel_sum(taps.next()), "a0"), "3:",
             f"lw a0, {_ARGS}", f"lw a0, {_COLUMNS['n_rows']}(a0)", "andi a0, a0, 1", "beqz a0, 4f", *first, "4:",
             f"lw a0, {_ARGS}", f"lw {count}, {_COLUMNS['n_cols']}(a0)", f"addi {count}, {count}, -1",
             f"sw {count}, {_COLUMNS['n_cols']}(a0)", f"bnez {count}, 2b",
@@ -175,17 +175,17 @@ class _Row:
 
 class TapSums(Micro):
     """sums[tap] = start[tap] + sum over rows, then pixels in pairs, of dy * x, for two channels; `rows` kernel rows of
-    three taps, stride 1. What tap 2 sees of two pixels, tap 0 sees of the next two."""
+    three taps, stride 1. What tap 2 sees of two pixels, tap 0 sees of the next two. `odd`: the number of pixels."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, odd: bool) -> None:
         super().__init__(rows, 6)
-        self.name = f"odl_tap_sums_{rows}"
+        self.name = f"odl_tap_sums_{rows}_{'odd' if odd else 'even'}"
+        self._odd = odd
         names = iter(_ALL)
         self._rows = [self._row_registers(names) for _ in range(rows)]
         self._lo, self._hi, self._spare = next(names), next(names), next(names)  # a pair of dy
-        self._mask, self._dp, self._pixel = next(names), next(names), next(names)
-        self._n_pairs, self._is_odd = next(names), next(names)
-        self._used = _ALL[: _ALL.index(self._is_odd) + 1]
+        self._mask, self._dp, self._pixel, self._n_pairs = next(names), next(names), next(names), next(names)
+        self._used = _ALL[: _ALL.index(self._n_pairs) + 1]
 
     @staticmethod
     def _row_registers(names: Iterator[str]) -> _Row:
@@ -193,33 +193,44 @@ class TapSums(Micro):
         return _Row(sums, next(names), next(names), next(names), next(names))
 
     def text(self) -> list[str]:
+        count = self._spare
+        more = [*_arguments(_TAP_SUMS, n_blocks=count), f"addi {count}, {count}, -1",
+                f"sw {count}, {_TAP_SUMS['n_blocks']}(a0)", f"bnez {count}, 2b"]  # fmt: skip
         body = [
-            f"sw a0, {_ARGS}", *_mask(self._mask), *self._begin(),
-            *_arguments(_TAP_SUMS, dy=self._dp, pixel=self._pixel, x=self._rows[0].at, n_pairs=self._n_pairs,
-                        is_odd=self._is_odd, x_row=self._spare),
-            *(f"add {row.at}, {before.at}, {self._spare}" for before, row in pairwise(self._rows)),
-            *_arguments(_TAP_SUMS, n_rows="a0"), *loop(1, "a0", self._image_row(), "a0"), *self._finish(),
+            *short([f"sw a0, {_ARGS}", *_mask(self._mask), "2:", *self._begin(), *self._pointers()]),
+            *loop(1, "a0", self._image_row(), "a0"), *short([*self._finish(), *more]),
         ]  # fmt: skip
         return self.function(self.name, body, self._used)
 
     def _begin(self) -> list[str]:
-        at, step = self._lo, self._hi
+        """The sums' first values."""
+        at, step, onwards = self._lo, self._hi, self._spare
         sums = [pair for row in self._rows for pair in row.sums]
         loads = [
             line for lo, hi in sums for line in (f"lw {lo}, 0({at})", f"lw {hi}, 4({at})", f"add {at}, {at}, {step}")
         ]
-        return [*_arguments(_TAP_SUMS, start=at, start_tap=step), f"beqz {at}, 3f", *loads, "j 4f", "3:",
+        return [*_arguments(_TAP_SUMS, start=at, start_tap=step), f"beqz {at}, 3f",
+                f"addi {onwards}, {at}, 8", f"sw {onwards}, {_TAP_SUMS['start']}(a0)", *loads, "j 4f", "3:",
                 *(f"li {s}, 0" for pair in sums for s in pair), "4:"]  # fmt: skip
 
+    def _pointers(self) -> list[str]:
+        """Where the images are, and the next block's; the number of rows, in a0."""
+        first, dp, lo, hi, spare = self._rows[0].at, self._dp, self._lo, self._hi, self._spare
+        return [
+            *_arguments(_TAP_SUMS, dy=dp, x=first, x_row=spare, pixel=self._pixel, n_pairs=self._n_pairs),
+            f"addi {lo}, {dp}, 4", f"addi {hi}, {first}, 4",
+            f"sw {lo}, {_TAP_SUMS['dy']}(a0)", f"sw {hi}, {_TAP_SUMS['x']}(a0)",
+            *(f"add {row.at}, {before.at}, {spare}" for before, row in pairwise(self._rows)),
+            *_arguments(_TAP_SUMS, n_rows="a0"),
+        ]  # fmt: skip
+
     def _image_row(self) -> list[str]:
-        rows, n, m = self._rows, self._n_pairs, self._mask
+        rows, m = self._rows, self._mask
         return [
             *(self._load(row, row.hi) for row in rows), *(self._load(row, row.word) for row in rows),
-            f"lw a0, {_ARGS}",  # a word comes before it is used
             *(op("PACK", row.lo, row.word, row.hi) for row in rows),
             *(op("SHUFFLE", row.hi, row.word, m) for row in rows),
-            f"beqz {n}, 5f", *loop(0, n, self._pair(), "a0"), "5:",
-            f"beqz {self._is_odd}, 6f", *self._last(), "6:", "mv a0, a0",  # a loop ends with an instruction of its own
+            *loop(0, self._n_pairs, self._pair(), "a0"), *(self._last() if self._odd else ["mv a0, a0"]),
         ]  # fmt: skip
 
     def _load(self, row: _Row, rd: str) -> str:
@@ -275,8 +286,12 @@ class TapSums(Micro):
         for lo, hi in (pair for row in self._rows for pair in row.sums):
             cells += [f"sw {lo}, 0({at})", f"sw {hi}, 4({at})", f"add {at}, {at}, {step}"]
             halves += [*self.lane_sums(rd, (lo, hi), spare), op("P_SW_BY", rd, step, at)]
-        return [f"lw a0, {_ARGS}", *_arguments(_TAP_SUMS, out=at, out_tap=step, is_half="a0"), "bnez a0, 7f", *cells,
-                "j 8f", "7:", *halves, "8:"]  # fmt: skip
+        out = f"sw {rd}, {_TAP_SUMS['out']}(a0)"
+        return [f"lw a0, {_ARGS}", *_arguments(_TAP_SUMS, is_half=rd, out=at, out_tap=step), f"bnez {rd}, 7f",
+                f"addi {rd}, {at}, 8", out, *cells, "j 8f",
+                "7:", f"addi {rd}, {at}, 4", out, *halves, "8:"]  # fmt: skip
 
 
-KERNELS: Sequence[Columns | TapSums] = (Columns(), TapSums(2), TapSums(1))
+KERNELS: Sequence[Columns | TapSums] = (
+    Columns(), *(TapSums(rows, odd) for rows in (2, 1) for odd in (False, True)),
+)  # fmt: skip

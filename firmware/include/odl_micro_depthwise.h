@@ -360,58 +360,78 @@ static inline void odl_dot_three(odl_sums all[ODL_TAPS], const odl_half *dy, con
 
 /* sums[tap] = start[tap] + sum over n_rows rows, then pixels in pairs, of dy * x, two channels side by side: the taps of one
  * kernel row, or two; x is at the first tap of the first pixel, x_row bytes above that of the second kernel row. start may
- * be NULL, for +0; `out` gets the sums as they are, or rounded to binary16 if is_half. Steps are bytes, from tap to tap
- * and from pixel to pixel. n_pairs may be 0. The layout is known to odl/microkernels_depthwise.py. */
+ * be NULL, for +0; `out` gets the sums as they are, or rounded to binary16 if is_half. For n_blocks blocks of two
+ * channels, one behind the other. Steps are bytes, from tap to tap and from pixel to pixel. The three counts are positive;
+ * a call changes dy, x, start, out and n_blocks. The layout is known to odl/microkernels_depthwise.py. */
 struct odl_tap_sums {
     const odl_half *dy, *x;
     const odl_acc *start;
     void *out;
     uint32_t start_tap, out_tap, is_half;
     uint32_t pixel, x_row;
-    uint32_t n_rows, n_pairs, is_odd;
+    uint32_t n_rows, n_pairs, n_blocks;
 };
 
-void odl_tap_sums_1(struct odl_tap_sums *a);
-void odl_tap_sums_2(struct odl_tap_sums *a);
+void odl_tap_sums_1_even(struct odl_tap_sums *a);
+void odl_tap_sums_1_odd(struct odl_tap_sums *a);
+void odl_tap_sums_2_even(struct odl_tap_sums *a);
+void odl_tap_sums_2_odd(struct odl_tap_sums *a);
 
 /* The sums of two lanes, rounded and added, take their own place as floats. */
-static inline void odl_finish_taps(void *out, uint32_t n_taps, uint32_t n_channels)
+static inline void odl_finish_taps(void *out, uint32_t n_taps, uint32_t n_channels, uint32_t n_sums)
 {
 #if ODL_ACCUMULATE_FP16
-    float *const to = out;
     for (uint32_t t = 0; t < n_taps; t++) {
-        for (uint32_t l = 0; l < 2; l++) {
-            const odl_acc *const sum = (const odl_acc *)out + t * n_channels + l;
-            to[t * n_channels + l] = odl_acc_float(*sum);
+        for (uint32_t c = t * n_channels; c < t * n_channels + n_sums; c++) {
+            const float value = odl_acc_float(((const odl_acc *)out)[c]);
+            ((float *)out)[c] = value;
         }
     }
 #else
-    (void)out, (void)n_taps, (void)n_channels;
+    (void)out, (void)n_taps, (void)n_channels, (void)n_sums;
 #endif
 }
 
-/* 3x3, stride 1: this core's share of two halves of each pair of channels, the first two kernel rows and the third. */
+/* One of two halves of all pairs of channels, the first two kernel rows or the third, and the share of `core` in it. */
+static inline void odl_some_tap_sums_3x3(uint32_t row, uint32_t core, void *dw, odl_acc *cells, const odl_half *dy,
+                                         const odl_half *x, const struct odl_window *s, uint32_t first, uint32_t last,
+                                         uint32_t is_half)
+{
+    const uint32_t n = s->in_c / 2;
+    const uint32_t rest = n % ODL_CORES;
+    const uint32_t c = 2 * (n / ODL_CORES * core + (core < rest ? core : rest));
+    const uint32_t n_blocks = n / ODL_CORES + (core < rest ? 1u : 0u);
+    if (n_blocks == 0) {
+        return;
+    }
+    const uint32_t is_rounded = last && is_half;
+    const uint32_t cell = is_rounded ? 2 : 4;
+    const uint32_t at = row * 3 * s->in_c + c;
+    unsigned char *const out = (unsigned char *)(last ? dw : (void *)cells) + at * cell;
+    struct odl_tap_sums sums = {
+        .dy = dy + c, .x = x + row * s->in_w * s->in_c + c, .start = first ? NULL : cells + at, .out = out,
+        .start_tap = s->in_c * 4, .out_tap = s->in_c * cell, .is_half = is_rounded,
+        .pixel = s->in_c * 2, .x_row = s->in_w * s->in_c * 2,
+        .n_rows = s->out_h, .n_pairs = s->out_w / 2, .n_blocks = n_blocks,
+    };
+    if (row == 0) {
+        s->out_w % 2 ? odl_tap_sums_2_odd(&sums) : odl_tap_sums_2_even(&sums);
+    } else {
+        s->out_w % 2 ? odl_tap_sums_1_odd(&sums) : odl_tap_sums_1_even(&sums);
+    }
+    if (last && !is_half) {
+        odl_finish_taps(out, row == 0 ? 6 : 3, s->in_c, 2 * n_blocks);
+    }
+}
+
+/* 3x3, stride 1, more than one pixel in a row. Cores that get more of the one half get less of the other. */
 static inline void odl_all_tap_sums_3x3(void *dw, odl_acc *cells, const odl_half *dy, const odl_half *x,
                                         const struct odl_window *s, uint32_t first, uint32_t last, uint32_t is_half)
 {
-    const odl_range share = odl_share(s->in_c);
-    const uint32_t is_rounded = last && is_half;
-    const uint32_t cell = is_rounded ? 2 : 4;
-    unsigned char *const to = last ? dw : (void *)cells;
-    for (uint32_t item = share.first; item < share.last; item++) {
-        const uint32_t c = item - item % 2;
-        const uint32_t row = item % 2 * 2;
-        const uint32_t at = row * 3 * s->in_c + c;
-        struct odl_tap_sums sums = {
-            .dy = dy + c, .x = x + row * s->in_w * s->in_c + c, .start = first ? NULL : cells + at, .out = to + at * cell,
-            .start_tap = s->in_c * 4, .out_tap = s->in_c * cell, .is_half = is_rounded,
-            .pixel = s->in_c * 2, .x_row = s->in_w * s->in_c * 2,
-            .n_rows = s->out_h, .n_pairs = s->out_w / 2, .is_odd = s->out_w % 2,
-        };
-        row == 0 ? odl_tap_sums_2(&sums) : odl_tap_sums_1(&sums);
-        if (last && !is_half) {
-            odl_finish_taps(to + at * cell, row == 0 ? 6 : 3, s->in_c);
-        }
+    uint32_t core = odl_core();
+    for (uint32_t row = 0; row < 3; row += 2) {
+        odl_some_tap_sums_3x3(row, core, dw, cells, dy, x, s, first, last, is_half);
+        core = ODL_CORES - 1 - core;
     }
 }
 
