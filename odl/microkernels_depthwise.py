@@ -175,7 +175,10 @@ class _Row:
 
 class TapSums(Micro):
     """sums[tap] = start[tap] + sum over rows, then pixels in pairs, of dy * x, for two channels; `rows` kernel rows of
-    three taps, stride 1. What tap 2 sees of two pixels, tap 0 sees of the next two. `odd`: the number of pixels."""
+    three taps, stride 1. What tap 2 sees of two pixels, tap 0 sees of the next two. `odd`: the number of pixels.
+
+    Two cores share an FPU, and run well where each lets go of it after a product. So with two kernel rows, below which
+    there is always another row of the image, a row ends with the first words of the next, between its last products."""
 
     def __init__(self, rows: int, odd: bool) -> None:
         super().__init__(rows, 6)
@@ -185,7 +188,8 @@ class TapSums(Micro):
         self._rows = [self._row_registers(names) for _ in range(rows)]
         self._lo, self._hi, self._spare = next(names), next(names), next(names)  # a pair of dy
         self._mask, self._dp, self._pixel, self._n_pairs = next(names), next(names), next(names), next(names)
-        self._used = _ALL[: _ALL.index(self._n_pairs) + 1]
+        self._last_hi = next(names)
+        self._used = _ALL[: _ALL.index(self._last_hi) + 1]
 
     @staticmethod
     def _row_registers(names: Iterator[str]) -> _Row:
@@ -197,7 +201,8 @@ class TapSums(Micro):
         more = [*_arguments(_TAP_SUMS, n_blocks=count), f"addi {count}, {count}, -1",
                 f"sw {count}, {_TAP_SUMS['n_blocks']}(a0)", f"bnez {count}, 2b"]  # fmt: skip
         body = [
-            *short([f"sw a0, {_ARGS}", *_mask(self._mask), "2:", *self._begin(), *self._pointers()]),
+            *short([f"sw a0, {_ARGS}", *_mask(self._mask), "2:", *self._begin(), *self._pointers(),
+                    *(self._first_words() if len(self._rows) > 1 else [])]),
             *loop(1, "a0", self._image_row(), "a0"), *short([*self._finish(), *more]),
         ]  # fmt: skip
         return self.function(self.name, body, self._used)
@@ -224,14 +229,21 @@ class TapSums(Micro):
             *_arguments(_TAP_SUMS, n_rows="a0"),
         ]  # fmt: skip
 
-    def _image_row(self) -> list[str]:
-        rows, m = self._rows, self._mask
+    def _first_words(self) -> list[str]:
+        rows = self._rows
         return [
             *(self._load(row, row.hi) for row in rows), *(self._load(row, row.word) for row in rows),
-            *(op("PACK", row.lo, row.word, row.hi) for row in rows),
-            *(op("SHUFFLE", row.hi, row.word, m) for row in rows),
-            *loop(0, self._n_pairs, self._pair(), "a0"), *(self._last() if self._odd else ["mv a0, a0"]),
+            *(line for row in rows for line in self._first_pair(row)),
         ]  # fmt: skip
+
+    def _first_pair(self, row: _Row) -> list[str]:
+        return [op("PACK", row.lo, row.word, row.hi), op("SHUFFLE", row.hi, row.word, self._mask)]
+
+    def _image_row(self) -> list[str]:
+        pairs = loop(0, self._n_pairs, self._pair(), "a0")
+        if len(self._rows) == 1:  # a loop must not end where the one around it does
+            return [*self._first_words(), *pairs, *(self._last() if self._odd else ["mv a0, a0"])]
+        return [*pairs, *(self._last_and_first() if self._odd else self._first_words())]
 
     def _load(self, row: _Row, rd: str) -> str:
         return op("P_LW_BY", rd, self._pixel, row.at)
@@ -256,28 +268,40 @@ class TapSums(Micro):
             *(line for part in (first, second, third, fourth, ends) for lines in part for line in lines),
         ]  # fmt: skip
 
-    def _last(self) -> list[str]:
-        """The last pixel of an odd number."""
-        lo, hi, spare = self._lo, self._hi, self._spare
-        lines = [op("P_LW_BY", lo, self._pixel, self._dp), self._load(self._rows[0], spare), f"srli {hi}, {lo}, 16",
-                 *choose([op("PACK", lo, "x0", lo)], [])]  # fmt: skip
-        for at, row in enumerate(self._rows):
-            if at:
-                lines.append(self._load(row, spare))
-            lines += choose(self._alone(row, spare, "DOT2"), self._alone(row, spare, "MAC1"))
-        return lines
+    def _alone(self, row: _Row, tap: int, lane: int, word: str) -> list[str]:
+        """A product of low halves. MAC1 does not look at what is above them, DOT2 does."""
+        acc, dy = row.sums[tap][lane], (self._lo, self._hi)[lane]
+        return choose([op("PACK", word, "x0", word), op("DOT2", acc, word, dy)], [op("MAC1", acc, word, dy)])
 
-    def _alone(self, row: _Row, word: str, product: str) -> list[str]:
-        """Products of three words with one of dy. MAC1 does not look at what is above a low half, DOT2 does."""
-        low = [] if product == "MAC1" else [[op("PACK", x, "x0", x)] for x in (row.lo, row.hi, row.word, word)]
-        zero_lo, zero_hi, zero_word, zero_last = low or [[], [], [], []]
-        (a, b), (c, d), (e, f) = row.sums
+    def _last_dy(self) -> list[str]:
         lo, hi = self._lo, self._hi
+        return [op("P_LW_BY", lo, self._pixel, self._dp), self._load(self._rows[0], self._spare),
+                f"srli {hi}, {lo}, 16", *choose([op("PACK", lo, "x0", lo)], [])]  # fmt: skip
+
+    def _last_products(self, row: _Row, between: Sequence[str]) -> list[str]:
+        """The last pixel of an odd number, whose last word of x is in `spare`. `between` may use what is done with."""
+        second, third, word = row.lo, self._last_hi, self._spare
+        a, b, c, d = between
+        lines = [
+            *self._alone(row, 0, 0, row.lo), f"srli {second}, {row.word}, 16", *self._alone(row, 0, 1, row.hi), a,
+            *self._alone(row, 1, 0, row.word), f"srli {third}, {word}, 16", self._dot(row, 1, 1, second), b,
+            *self._alone(row, 2, 0, word), c, self._dot(row, 2, 1, third), d,
+        ]  # fmt: skip
+        return [line for line in lines if line]
+
+    def _last(self) -> list[str]:
+        return [*self._last_dy(), *self._last_products(self._rows[0], [""] * 4)]
+
+    def _last_and_first(self) -> list[str]:
+        """The last pixel, and the first words of the next row."""
+        first, second = self._rows
+        (pack, shuffle), onwards = self._first_pair(first), self._first_pair(second)
         return [
-            *zero_lo, op(product, a, row.lo, lo), *zero_hi, op(product, b, row.hi, hi),
-            f"srli {row.lo}, {row.word}, 16", *zero_word, op(product, c, row.word, lo),
-            f"srli {row.hi}, {word}, 16", op(product, d, row.lo, hi), *zero_last, op(product, e, word, lo),
-            op(product, f, row.hi, hi),
+            *self._last_dy(),
+            *self._last_products(first, [self._load(first, first.hi), self._load(first, first.word),
+                                         self._load(second, self._spare), pack]),
+            *self._last_products(second, [self._load(second, second.hi), self._load(second, second.word), shuffle, ""]),
+            *onwards,
         ]  # fmt: skip
 
     def _finish(self) -> list[str]:
