@@ -23,7 +23,7 @@ from benchmarks import gvsoc_report, precision
 from benchmarks.call_graph import reached
 from benchmarks.measure import title
 from benchmarks.models import AUTOENCODER, ROOT, Subject, chosen
-from odl import Compiled
+from odl import Compiled, microkernels, microkernels_depthwise
 from odl.api import Run
 from odl.codegen import model_id
 from odl.data import load_data
@@ -83,8 +83,15 @@ def step(subject: Subject, data: Path, accumulate: str, banks: bool) -> Result:
         **told["per_step"],
         **arena(compiled),
         "stack_bytes": log.stack_bytes,
+        "inner_loops": inner_loops(functions),
         "layers": told["layers"],
     }
+
+
+def inner_loops(functions: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """The micro-kernels of a program, with their bytes."""
+    kernels = {kernel.name for kernel in (*microkernels.KERNELS, *microkernels_depthwise.KERNELS)}
+    return {name: functions[name][name] for name in sorted(kernels & functions.keys())}
 
 
 def _annotate(layers: list[Result], compiled: Compiled, functions: Mapping[str, Mapping[str, int]]) -> None:

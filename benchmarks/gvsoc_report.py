@@ -98,7 +98,8 @@ def _layers(model: Result, slow: float) -> str:
         for layer in step["layers"]
         for name, phase in layer["phases"].items()
     ]
-    return head + markdown(header, rows)
+    loops = ", ".join(f"`{name}` {n_bytes:,}" for name, n_bytes in step["inner_loops"].items())
+    return f"{head}{markdown(header, rows)}\nInner loops in assembly, in bytes: {loops}.\n"
 
 
 def _phase(phase: Result, total: int) -> Sequence[str]:

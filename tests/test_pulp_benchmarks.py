@@ -64,7 +64,7 @@ def cost(cycles: int, macs: int, **more: Any) -> dict[str, Any]:
 
 def invented() -> dict[str, Any]:
     phase = cost(100, 300, code_bytes=900, slow=True)
-    step = {"accumulate": "fp32", "bank_conflicts": False, **cost(90, 300)}
+    step = {"accumulate": "fp32", "bank_conflicts": False, **cost(90, 300), "inner_loops": {"odl_dot_4x4": 1300}}
     layers = [{"layer": "conv", **cost(100, 300), "phases": {"weight_gradient": phase}}]
     model = {"model": "m", "title": "A model", "macs": 300, "paper_mac_per_cycle": 1.0,
              "steps": [{**step, "layers": layers}], "cores": {"1": 800, "8": 100}}  # fmt: skip
@@ -84,6 +84,7 @@ def test_the_page_has_layers_cores_and_the_simulator() -> None:
     assert "| A model | 800 (1.00x) | 100 (8.00x) |" in page
     row = "| `conv` | weight gradient | 100 | 100.0% | 300 | 3.00 | 1% | 2% | 10% | 10% | 900 | **slow** |"
     assert row in page
+    assert "in bytes: `odl_dot_4x4` 1,300." in page
 
 
 # --- what is checked in -----------------------------------------------------------------------------------------------
