@@ -76,6 +76,7 @@ def step(subject: Subject, data: Path, accumulate: str, banks: bool) -> Result:
     traced, _ = run(compiled, data, banks=banks, profile=True)
     told = ran(Run(compiled, "gvsoc", (0.0,), {}, traced.profile, traced.counters, log.counts[-1:], log.stack_bytes))
     _annotate(told["layers"], compiled, functions)
+    _say(f"{subject.title}, sums in {accumulate}, bank conflicts {'on' if banks else 'off'}")
     return {
         "accumulate": accumulate,
         "bank_conflicts": banks,
@@ -111,7 +112,12 @@ def _annotate(layers: list[Result], compiled: Compiled, functions: Mapping[str, 
 def on_cores(subject: Subject, data: Path, cores: int) -> int:
     """Cycles of the first step of the same program with fewer cores."""
     log, _ = run(subject.compile(PULP_OPEN.name), data, cores=cores)
+    _say(f"{subject.title}, cores: {cores}")
     return int(log.counts[0])
+
+
+def _say(what: str) -> None:
+    print(f"measured {what}", file=sys.stderr, flush=True)
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------
@@ -133,7 +139,6 @@ def measured(pool: ThreadPoolExecutor, name: str, subject: Subject, scratch: Pat
     def finish() -> Result:
         found = [future.result() for future in steps]
         curve = {n: future.result() for n, future in cores.items()}
-        print(f"measured {subject.title}", file=sys.stderr)
         return {
             "model": name,
             "title": subject.title,
