@@ -124,6 +124,7 @@ def project_variables(target: Target) -> dict[str, object]:
         "warnings": " ".join(_WARNINGS),
         "ram_bytes": target.ram_bytes,
         "stack_bytes": target.stack_bytes,
+        "has_team": target.cores > 1,
     }
 
 
@@ -317,8 +318,9 @@ def compile_project(
     """Builds the runner of a generated project, as its Makefile would.
 
     `trace` compiles the hook after every kernel call in. `defines` are C macros, such as ODL_RAM_BYTES and
-    ODL_STACK_BYTES; they come after the target's own and win. `out` receives the objects and the runner (default: build, build/trace in the project); `jobs`
-    compilers run at once (0: one a core). Raises ToolError and FitError as the module says.
+    ODL_STACK_BYTES; they come after the target's own and win. `out` receives the objects and the runner (default:
+    build, build/trace in the project); `jobs` compilers run at once (0: one a core). Raises ToolError and FitError as
+    the module says.
     """
     out = (out or project / ("build/trace" if trace else "build")).resolve()
     elf = out / ("runner.elf" if target.is_riscv else "runner")

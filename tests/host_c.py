@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from odl import toolchain
 from odl.share import share
+from odl.targets import TARGETS
 from odl.types import Array
 
 FLAGS = (
@@ -24,10 +26,18 @@ DTYPES: dict[str, type[np.generic]] = {"odl_half": np.float16, "float": np.float
 
 
 def compilers() -> list[list[str]]:
-    """gcc and clang where they are installed, since their excess precision differs; else zig's clang."""
-    found = [[name] for name in ("gcc", "clang", "clang-19") if shutil.which(name)]
+    """gcc and clang where they are installed, since their excess precision differs; else zig's clang.
+
+    Those that odl itself would refuse are left out: an older clang does not know _Float16 on every machine.
+    """
+    found = [[name] for name in ("gcc", "clang", "clang-19") if shutil.which(name) and _will_do(name)]
     zig = importlib.util.find_spec("ziglang") is not None
     return found or ([[sys.executable, "-m", "ziglang", "cc"]] if zig else [["cc"]])
+
+
+def _will_do(name: str) -> bool:
+    command = (name,)
+    return toolchain._problem(TARGETS["host"], command, toolchain._identify(command)) is None
 
 
 @dataclass(frozen=True)
