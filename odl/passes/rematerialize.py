@@ -5,25 +5,33 @@ from __future__ import annotations
 from dataclasses import replace
 
 from odl.graph import Graph, Node, fresh, verify
+from odl.ops.paired_gradient import PairedGradient
 from odl.types import TensorType
 
 
-def rematerialize(graph: Graph) -> Graph:
+def rematerialize(graph: Graph, capacity: int) -> Graph:
     """Give each reader of an operator that only moves bytes (`Operator.moves`) its own copy of the node.
 
     So a padded image or a transposed weight lives no longer than the call that reads it, and can be made tile by tile.
+    The pieces of one weight's gradient share a copy, unless it takes most of `capacity` bytes.
     """
     consumers = graph.consumers()
     types, names = dict(graph.types), {node.name for node in graph.nodes}
     kept = {*graph.outputs, *graph.carries.values()}
     nodes: list[Node] = []
     movers: dict[str, Node] = {}
+    shared: dict[tuple[str, str], str] = {}
     for node in graph.nodes:
         value = node.outputs[0]
         if node.op.moves and len(consumers[value]) > 1 and value not in kept:
             movers[value] = node
         else:
-            inputs = {value: _copy(movers, value, types, names, nodes) for value in node.inputs}
+            inputs = {}
+            for value in node.inputs:
+                near = type(node.op) is PairedGradient and 3 * types[value].n_bytes <= 2 * capacity
+                key = value, node.layer
+                inputs[value] = shared[key] if near and key in shared else _copy(movers, value, types, names, nodes)
+                shared[key] = inputs[value]
             nodes.append(replace(node, inputs=tuple(inputs[value] for value in node.inputs)))
     for value in movers:
         del types[value]
