@@ -114,7 +114,7 @@ def _compile_tiled(model: Model, recipe: Recipe, machine: Target, training: Trai
 def _for_tiles(graph: Graph, capacity: int) -> Graph:
     """A scheduled graph of operators that have fast kernels and pieces that fit `capacity` bytes."""
     graph = split_gradients(prepare(graph), capacity // 3)
-    return gather(schedule(rematerialize(split_reductions(graph, capacity), capacity)))
+    return gather(schedule(rematerialize(split_reductions(graph, capacity))))
 
 
 def require_fit(placed: Plan, target: Target) -> None:

@@ -40,6 +40,7 @@ _HEAD = """\
 #define P_SW(from, n, at) ".insn s 0x2b, 2, " #from ", " #n "(" #at ")\\n"    /* word at `at` = from; at += n */
 #define P_SH(from, n, at) ".insn s 0x2b, 1, " #from ", " #n "(" #at ")\\n"    /* half at `at` = from; at += n */
 #define PACK(rd, hi, lo) INSN_R(0x57, 0, 0x68, rd, hi, lo)                   /* rd = low halves of lo and hi */
+#define SHUFFLE(rd, rs, mask) INSN_R(0x57, 0, 0x64, rd, rs, mask)            /* with mask: rd = high halves of rd and rs */
 #define ROUND2(rd, lo, hi) INSN_R(0x33, 2, 0x58, rd, lo, hi)                 /* two binary32 to two binary16 */
 #define ADD2(rd, a, b) INSN_R(0x33, 2, 0x41, rd, a, b)
 #if ODL_ACCUMULATE_FP16
@@ -302,7 +303,28 @@ class Outer(Micro):
                 "8:"]  # fmt: skip
 
 
-KERNELS: tuple[Dot | Outer, ...] = (Dot(4, 4), Dot(1, 4), Dot(4, 1), Dot(1, 1), Outer(4, 4))
+@dataclass(frozen=True)
+class Interleave(Micro):
+    """Runs of words of a and b become pairs of elements: {a.lo, b.lo}, {a.hi, b.hi}, {a'.lo, b'.lo}, ..."""
+
+    rows: int = 0
+    cols: int = 0
+    name = "odl_interleave"
+
+    def text(self) -> list[str]:
+        y, a, b, n_runs, n_twice, skip, mask = "a1", "a2", "a3", "a4", "a5", "a6", "a7"
+        fields = [f"lw {register}, {4 * at}(a0)" for at, register in enumerate((y, a, b, n_runs, n_twice, skip))]
+        first, second = ("t0", "t1"), ("t2", "t3")
+        loads = [_op("P_LW", word, 4, at) for both in (first, second) for word, at in zip(both, (a, b), strict=True)]
+        stores = []
+        for u, v in (first, second):
+            stores += [_op("PACK", "t4", v, u), _op("P_SW", "t4", 4, y), _op("SHUFFLE", u, v, mask), _op("P_SW", u, 4, y)]
+        run = [*_loop(0, n_twice, [*loads, *stores], "t4"), f"add {a}, {a}, {skip}", f"add {b}, {b}, {skip}"]
+        body = [*fields, f"lui {mask}, 48", f"addi {mask}, {mask}, 1", *_loop(1, n_runs, run, "t4")]
+        return self.function(self.name, body, ())
+
+
+KERNELS: tuple[Dot | Outer | Interleave, ...] = (Dot(4, 4), Dot(1, 4), Dot(4, 1), Dot(1, 1), Outer(4, 4), Interleave())
 
 
 def source() -> str:

@@ -59,6 +59,14 @@ struct odl_outer {
     uint32_t dy_pair, x_pair, x_skip;
 };
 
+/* y = {a0, b0}, {a1, b1}, ... for n_runs runs of n_fours times four neighbours of a and b, skip bytes between them. */
+struct odl_pairs {
+    odl_half *y;
+    const odl_half *a;
+    const odl_half *b;
+    uint32_t n_runs, n_fours, skip;
+};
+
 static inline const odl_half *odl_bytes_on(const odl_half *p, uint32_t n_bytes)
 {
     return p + (int32_t)n_bytes / (int32_t)sizeof *p;
@@ -167,6 +175,7 @@ void odl_dot_4x1(struct odl_dot *a);
 void odl_dot_1x4(struct odl_dot *a);
 void odl_dot_1x1(struct odl_dot *a);
 void odl_outer_4x4(struct odl_outer *a);
+void odl_interleave(const struct odl_pairs *a);
 
 static inline void odl_dot(struct odl_dot *a, uint32_t rows, uint32_t cols)
 {
@@ -187,6 +196,21 @@ static inline void odl_outer(struct odl_outer *a, uint32_t rows, uint32_t cols)
 }
 
 #else
+
+static inline void odl_interleave(const struct odl_pairs *p)
+{
+    odl_half *y = p->y;
+    const odl_half *a = p->a;
+    const odl_half *b = p->b;
+    for (uint32_t run = 0; run < p->n_runs; run++) {
+        for (uint32_t i = 0; i < 4 * p->n_fours; i++) {
+            *y++ = *a++;
+            *y++ = *b++;
+        }
+        a = odl_bytes_on(a, p->skip);
+        b = odl_bytes_on(b, p->skip);
+    }
+}
 
 static inline void odl_dot(struct odl_dot *a, uint32_t rows, uint32_t cols)
 {

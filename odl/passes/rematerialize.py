@@ -9,11 +9,11 @@ from odl.ops.paired_gradient import PairedGradient
 from odl.types import TensorType
 
 
-def rematerialize(graph: Graph, capacity: int) -> Graph:
+def rematerialize(graph: Graph) -> Graph:
     """Give each reader of an operator that only moves bytes (`Operator.moves`) its own copy of the node.
 
     So a padded image or a transposed weight lives no longer than the call that reads it, and can be made tile by tile.
-    The pieces of one weight's gradient share a copy, unless it takes most of `capacity` bytes.
+    The pieces of one weight's gradient share a copy.
     """
     consumers = graph.consumers()
     types, names = dict(graph.types), {node.name for node in graph.nodes}
@@ -28,7 +28,7 @@ def rematerialize(graph: Graph, capacity: int) -> Graph:
         else:
             inputs = {}
             for value in node.inputs:
-                near = type(node.op) is PairedGradient and 3 * types[value].n_bytes <= 2 * capacity
+                near = _is_piece(graph, node)
                 key = value, node.layer
                 inputs[value] = shared[key] if near and key in shared else _copy(movers, value, types, names, nodes)
                 shared[key] = inputs[value]
@@ -38,6 +38,11 @@ def rematerialize(graph: Graph, capacity: int) -> Graph:
     result = replace(graph, nodes=tuple(nodes), types=types)
     verify(result)
     return result
+
+
+def _is_piece(graph: Graph, node: Node) -> bool:
+    """Whether other nodes make the rest of the same gradient."""
+    return isinstance(node.op, PairedGradient) and 0 < node.op.count < graph.types[node.inputs[0]].shape[3]
 
 
 def _copy(movers: dict[str, Node], value: str, types: dict[str, TensorType], names: set[str], nodes: list[Node]) -> str:
