@@ -93,7 +93,7 @@ def step_cost(
 ) -> Result:
     """What `odl run` says of the last of `steps` steps: the first ones warm up."""
     run = train(compiled, data, steps, progress=progress)
-    return ran(replace(run, loss=run.loss[-1:], counts=run.counts[-1:]))
+    return ran(replace(run, loss=run.loss[-1:], counts=run.counts[-1:], whole=run.whole[-1:]))
 
 
 def by_phase(result: Result) -> dict[str, int]:

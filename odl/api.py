@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +41,7 @@ from odl.residency import layout
 from odl.schedule import schedule
 from odl.staging import staged
 from odl.targets import DEFAULT, Memory, Target, find_target, machine_for, simulator_for
+from odl.targets.base import ignore
 from odl.toolchain import BuildResult, compile_project, find_toolchain
 from odl.training import INFER, Training, build_training
 from odl.types import Array
@@ -75,7 +76,10 @@ class Compiled:
 class Run:
     """A training run: losses by step, the weights at its end by name (binary16), and what the device counted.
 
-    `counts` is (steps, kernel calls) in units of `counter`, or empty where nothing counts.
+    `counters` are the names of what it counts, empty where that is nothing. `counts` is (profiled steps, kernel calls,
+    counters), `whole` (steps,) what the first counter said of each step. Looking at the counters takes cycles of its
+    own: `whole` is then of a program that does not look, and the profile that of the first steps, up to a batch, of
+    another that does.
     """
 
     compiled: Compiled
@@ -83,8 +87,14 @@ class Run:
     loss: tuple[float, ...]
     weights: Mapping[str, Array]
     counts: Array
-    counter: str
+    counters: tuple[str, ...]
+    whole: Array
     stack_bytes: int
+
+    @property
+    def counter(self) -> str:
+        """The unit of costs."""
+        return self.counters[0] if self.counters else ""
 
 
 def compile_model(path: str | Path, recipe: Recipe | None = None, target: str = DEFAULT.name) -> Compiled:
@@ -185,14 +195,18 @@ def train(
         if isinstance(record, Loss):
             progress(record.step, float(record.value))
 
-    with ExitStack() as stack:
-        profile = bool(machine.counter)
-        device = _device(compiled, on, stack, trace=profile, timeout_s=timeout_s)
-        job = Job(model_id(compiled.program), samples.samples, samples.targets, profile=profile, weights=True)
-        log = device.run(job, listen)
+    job = Job(model_id(compiled.program), samples.samples, samples.targets, weights=True)
+    if machine.counter == "cycles":
+        log = _run(compiled, on, job, timeout_s, listen)
+        n_profiled = min(steps, compiled.recipe.batch)
+        head = replace(job, samples=job.samples[:n_profiled], targets=samples.targets[:n_profiled], profile=True)
+        profiled = _run(compiled, on, head, timeout_s)
+    else:
+        log = profiled = _run(compiled, on, replace(job, profile=bool(machine.counter)), timeout_s, listen)
     weights = _weights(compiled, log)
     losses = tuple(float(loss) for loss in log.losses)
-    return Run(compiled, machine.name, losses, weights, log.profile, machine.counter, log.stack_bytes)
+    counted = profiled.profile, profiled.counters, log.counts
+    return Run(compiled, machine.name, losses, weights, *counted, log.stack_bytes)
 
 
 def infer(
@@ -298,6 +312,11 @@ def _device(compiled: Compiled, on: str, stack: ExitStack, *, trace: bool, timeo
     write_project(folder, compiled.title, compiled.program, compiled.training, machine)
     result = compile_project(folder, machine, toolchain, trace=trace)
     return Device(simulator_for(machine), result.elf, timeout_s)
+
+
+def _run(compiled: Compiled, on: str, job: Job, timeout_s: float, listen: Callable[[Record], None] = ignore) -> Log:
+    with ExitStack() as stack:
+        return _device(compiled, on, stack, trace=job.profile, timeout_s=timeout_s).run(job, listen)
 
 
 def _arena_names(compiled: Compiled) -> list[str]:

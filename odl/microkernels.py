@@ -1,13 +1,13 @@
 """The hot inner loops of sums of products, for cores with packed binary16: assembly text from one description each.
 
 Two kinds. A `Dot` block multiplies rows of x with rows of w along memory: convolutions and dense layers. An `Outer`
-block sums over pixels, which lie in pairs: weight gradients. Both hold rows x columns accumulators in registers and walk their operands
-with post-increment loads inside two nested hardware loops. The C form of firmware/include/odl_micro.h is the
-definition; this form takes the same struct, sums in the same order and gives the same bits.
+block sums over pixels, which lie in pairs: weight gradients. Both hold rows x columns accumulators in registers and walk
+their operands with post-increment loads inside two nested hardware loops. The C form of firmware/include/odl_micro.h is
+the definition; this form takes the same struct, sums in the same order and gives the same bits.
 
-The text is one C file: macros that stand for instructions without a mnemonic, and top-level assembly, since no compiler's
-inline assembly can hold thirty operands. ODL_ACCUMULATE_FP16 chooses the accumulator and ODL_HARDWARE_LOOPS between
-hardware loops and branches; the order of the instructions is the same.
+The text is one C file: macros that stand for instructions without a mnemonic, and top-level assembly, since no
+compiler's inline assembly can hold thirty operands. ODL_ACCUMULATE_FP16 chooses the accumulator and ODL_HARDWARE_LOOPS
+between hardware loops and branches; the order of the instructions is the same.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_FREE = ("t3", "t4", "t5", "t6")  # accumulators, as far as they go: nobody wants them back
-_SAVED = tuple(f"s{i}" for i in range(12))
-_OWED = frozenset((*_SAVED, "ra", "gp", "tp"))  # what the caller wants back; gp and tp too, they are not C's to lose
-_SLOTS = 3  # words of the frame below the saved registers: two loop counters, and the arguments
+from odl import microkernels_depthwise
+from odl.micro_assembly import HEAD, Micro, quoted
+from odl.micro_assembly import loop as _loop
+from odl.micro_assembly import op as _op
 
 # Fields of struct odl_dot and struct odl_outer, in words.
 _DOT = {name: 4 * at for at, name in enumerate(
@@ -27,57 +27,6 @@ _DOT = {name: 4 * at for at, name in enumerate(
 _OUTER = {name: 4 * at for at, name in enumerate(
     ("dy", "x", "start", "out", "start_row", "out_row", "is_half", "n_blocks", "n_rows", "n_pairs", "dy_pair",
      "x_pair", "x_skip"))}  # fmt: skip
-
-_HEAD = """\
-/* Micro-kernels, written by odl/microkernels.py. Their C form and arguments: odl_micro.h. */
-#include "odl_micro.h"
-
-#if ODL_SIMD
-
-#define INSN_R(op, f3, f7, rd, rs1, rs2) ".insn r " #op ", " #f3 ", " #f7 ", " #rd ", " #rs1 ", " #rs2 "\\n"
-#define P_LW(rd, n, at) ".insn i 0x0b, 2, " #rd ", " #at ", " #n "\\n"        /* rd = word at `at`; at += n */
-#define P_LW_BY(rd, by, at) INSN_R(0x0b, 7, 0x10, rd, at, by)                /* rd = word at `at`; at += by */
-#define P_SW(from, n, at) ".insn s 0x2b, 2, " #from ", " #n "(" #at ")\\n"    /* word at `at` = from; at += n */
-#define P_SH(from, n, at) ".insn s 0x2b, 1, " #from ", " #n "(" #at ")\\n"    /* half at `at` = from; at += n */
-#define PACK(rd, hi, lo) INSN_R(0x57, 0, 0x68, rd, hi, lo)                   /* rd = low halves of lo and hi */
-#define SHUFFLE(rd, rs, mask) INSN_R(0x57, 0, 0x64, rd, rs, mask)            /* with mask: rd = high halves of rd and rs */
-#define ROUND2(rd, lo, hi) INSN_R(0x33, 2, 0x58, rd, lo, hi)                 /* two binary32 to two binary16 */
-#define ADD2(rd, a, b) INSN_R(0x33, 2, 0x41, rd, a, b)
-#if ODL_ACCUMULATE_FP16
-#define DOT2(acc, x, y) INSN_R(0x33, 2, 0x48, acc, x, y)                     /* two fused multiply-adds */
-#else
-#define DOT2(acc, x, y) INSN_R(0x33, 0, 0x4b, acc, x, y)                     /* acc + (x1 * y1 + x0 * y0) */
-#endif
-
-/* `count` times what lies between LOOP and AGAIN: n halfwords after LOOP itself. Level 0 is inside level 1. */
-#if ODL_HARDWARE_LOOPS
-#define LOOP(level, count, n) ".insn i 0x7b, 4, x" #level ", " #count ", " #n "\\n"
-#define AGAIN(level, spare)
-#else
-#define LOOP(level, count, n) "sw " #count ", 4*" #level "(sp)\\n1" #level ":\\n"
-#define AGAIN(level, spare) \\
-    "lw " #spare ", 4*" #level "(sp)\\naddi " #spare ", " #spare ", -1\\nsw " #spare ", 4*" #level "(sp)\\n" \\
-    "bnez " #spare ", 1" #level "b\\n"
-#endif
-"""
-
-
-def _op(name: str, *operands: object) -> str:
-    """One of the macros."""
-    return f"{name}({', '.join(map(str, operands))})"
-
-
-def _quoted(line: str) -> str:
-    """A line of assembly as C; macros and preprocessor lines stay as they are."""
-    if line.startswith("#"):
-        return line
-    return f"    {line}" if line.endswith(")") and line[0].isupper() else f'    "{line}\\n"'
-
-
-def _loop(level: int, count: str, body: Sequence[str], spare: str) -> list[str]:
-    """`body`, `count` (a register) times; `spare` is a register that is free at its end."""
-    n_insns = sum(not line.startswith("AGAIN") and not line.endswith(":") for line in body)
-    return [_op("LOOP", level, count, 2 * n_insns), *body, _op("AGAIN", level, spare)]
 
 
 def _steady(products: Sequence[Sequence[str]], rows: Sequence[str], cols: Sequence[str]) -> list[str]:
@@ -88,42 +37,6 @@ def _steady(products: Sequence[Sequence[str]], rows: Sequence[str], cols: Sequen
     """
     lines = [*products[0][:2], rows[0], *products[0][2:], rows[1], *products[1], rows[2], *products[2], rows[3]]
     return lines + [line for both in zip(products[3], cols, strict=True) for line in both]
-
-
-@dataclass(frozen=True)
-class Micro:
-    """A block of rows x columns sums."""
-
-    rows: int
-    cols: int
-
-    def sums(self) -> list[list[str]]:
-        """The accumulators' registers."""
-        names = iter((*_FREE, *_SAVED))
-        return [[next(names) for _ in range(self.cols)] for _ in range(self.rows)]
-
-    def function(self, name: str, body: Sequence[str], used: Sequence[str]) -> list[str]:
-        """A global function around `body` that keeps the caller's registers."""
-        kept = [register for register in dict.fromkeys(used) if register in _OWED]
-        places = [(register, 4 * (at + _SLOTS)) for at, register in enumerate(kept)]
-        frame = (4 * (len(kept) + _SLOTS) + 15) // 16 * 16
-        return [
-            f".section .text.{name}, \\\"ax\\\"", ".option push", ".option norvc", ".balign 16", f".globl {name}",
-            f".type {name}, @function", f"{name}:", f"addi sp, sp, -{frame}",
-            *(f"sw {register}, {place}(sp)" for register, place in places),
-            *body,
-            *(f"lw {register}, {place}(sp)" for register, place in places),
-            f"addi sp, sp, {frame}", "ret", f".size {name}, . - {name}", ".option pop",
-        ]  # fmt: skip
-
-    def lane_sums(self, rd: str, pair: Sequence[str], spare: str) -> list[str]:
-        """rd = the rounded values of two sums, as neighbours in memory; destroys the sums."""
-        lo, hi = pair
-        halves = [_op("PACK", rd, hi, lo), f"srli {lo}, {lo}, 16", f"srli {spare}, {hi}, 16"]
-        return [
-            "#if ODL_ACCUMULATE_FP16", *halves, _op("PACK", spare, spare, lo), _op("ADD2", rd, rd, spare),
-            "#else", _op("ROUND2", rd, lo, hi), "#endif",
-        ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -318,7 +231,12 @@ class Interleave(Micro):
         loads = [_op("P_LW", word, 4, at) for both in (first, second) for word, at in zip(both, (a, b), strict=True)]
         stores = []
         for u, v in (first, second):
-            stores += [_op("PACK", "t4", v, u), _op("P_SW", "t4", 4, y), _op("SHUFFLE", u, v, mask), _op("P_SW", u, 4, y)]
+            stores += [
+                _op("PACK", "t4", v, u),
+                _op("P_SW", "t4", 4, y),
+                _op("SHUFFLE", u, v, mask),
+                _op("P_SW", u, 4, y),
+            ]
         run = [*_loop(0, n_twice, [*loads, *stores], "t4"), f"add {a}, {a}, {skip}", f"add {b}, {b}, {skip}"]
         body = [*fields, f"lui {mask}, 48", f"addi {mask}, {mask}, 1", *_loop(1, n_runs, run, "t4")]
         return self.function(self.name, body, ())
@@ -329,5 +247,8 @@ KERNELS: tuple[Dot | Outer | Interleave, ...] = (Dot(4, 4), Dot(1, 4), Dot(4, 1)
 
 def source() -> str:
     """The C file with all micro-kernels; empty of code where ODL_SIMD is 0."""
-    functions = ["\n".join(("__asm__(", *map(_quoted, kernel.text()), ");")) for kernel in KERNELS]
-    return "\n".join([_HEAD, *(text + "\n" for text in functions), "#endif\n"])
+    functions = [
+        "\n".join(("__asm__(", *map(quoted, kernel.text()), ");"))
+        for kernel in (*KERNELS, *microkernels_depthwise.KERNELS)
+    ]
+    return "\n".join([HEAD, *(text + "\n" for text in functions), "#endif\n"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from odl.graph import Phase
+from odl.graph import Graph, Phase
 from odl.program import Program
 from odl.training import INFER
 from odl.types import Array
@@ -13,31 +14,41 @@ from odl.types import Array
 
 @dataclass(frozen=True)
 class Cost:
-    """`macs` of one training step; `count` of all steps of a run together, 0 where nothing counts."""
+    """`macs` of one training step; `counts` by counter, of all steps of a run together."""
 
     macs: int = 0
-    count: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.macs + other.macs, self.count + other.count)
+        return Cost(self.macs + other.macs, Counter(self.counts) + Counter(other.counts))
 
 
 Profile = Mapping[str, Mapping[Phase, Cost]]
 
 
-def profile(program: Program, counts: Array) -> Profile:
-    """Layer -> phase -> cost, in the order of the program, of a run with `counts` (steps, kernel calls) or (0, 0).
+def profile(program: Program, step: Graph, counts: Array, counters: Sequence[str]) -> Profile:
+    """Layer -> phase -> cost, in the order of `step`, of a run with `counts` (steps, kernel calls, counters).
 
+    `counters` are the counts' names, empty where nothing counts. MACs are those of the training step's graph as it was
+    differentiated: what a program multiplies on top, channels of padding or a layer computed again, is no work done.
     The row of a batch's last step holds the batch's update, which is elementwise and has no MACs. Inference is no part
     of training.
     """
-    sums = [int(count) for count in counts.sum(axis=0)]
-    layers: dict[str, dict[Phase, Cost]] = {}
+    layers: dict[str, dict[Phase, Cost]] = {node.layer: {} for node in step.nodes}
+
+    def add(layer: str, phase: Phase, cost: Cost) -> None:
+        phases = layers.setdefault(layer, {})
+        phases[phase] = phases.get(phase, Cost()) + cost
+
     for number, entry, call in program.calls():
         if entry != INFER:
-            phases = layers.setdefault(call.layer, {})
-            phases[call.phase] = phases.get(call.phase, Cost()) + Cost(call.macs, sums[number] if sums else 0)
-    return layers
+            sums = counts[:, number].sum(axis=0).tolist() if counters else []
+            add(call.layer, call.phase, Cost(0, dict(zip(counters, sums, strict=True))))
+    for node in step.nodes:
+        if macs := step.node_macs(node):
+            add(node.layer, node.phase, Cost(macs))
+    found = ((layer, phases) for layer, phases in layers.items() if phases)
+    return {layer: {phase: phases[phase] for phase in Phase if phase in phases} for layer, phases in found}
 
 
 def total(costs: Iterable[Cost]) -> Cost:

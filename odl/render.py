@@ -207,8 +207,8 @@ def _counter(result: Result) -> str:
 
 
 def _costs(result: Result, unit: str) -> str:
-    """`unit` of a step by layer and phase, and each layer's share of the whole."""
-    whole = result["per_step"][unit]
+    """`unit` of a step by layer and phase, and each layer's share of their sum."""
+    whole = sum(layer[unit] for layer in result["layers"])
     rows = [
         (*(_rounded(layer["phases"].get(phase.value, {}).get(unit)) for phase in Phase), _rounded(layer[unit]),
          f"{100 * layer[unit] / whole if whole else 0:.1f} %", layer["layer"])

@@ -24,6 +24,8 @@ from odl.toolchain import BuildResult, ToolStatus
 
 Result = dict[str, Any]
 
+STALLS = ("load_use", "instruction_cache", "fpu")
+
 
 def supported() -> Result:
     """`odl ops`. Every operator has a gradient and runs everywhere: the tests walk the same registry."""
@@ -154,11 +156,19 @@ def built(compiled: Compiled, folder: str, result: BuildResult) -> Result:
 
 
 def ran(run: Run) -> Result:
-    """`odl run`: costs are of one step, the mean of all. A device that counts nothing tells MACs alone."""
-    costs = profile(run.compiled.program, run.counts)
+    """`odl run`: costs are of one step, the mean of all. A device that counts nothing tells MACs alone.
+
+    Cycles of a step are those of the program as it is; cycles of layers, which add up to more, those of one that looks
+    at its counters after every kernel call.
+    """
+    costs = profile(run.compiled.program, run.compiled.training.step, run.counts, run.counters)
 
     def cost(of: Cost) -> Result:
-        return _cost(of, run.counter, len(run.loss))
+        return _cost(of, run.counters, len(run.counts))
+
+    step = cost(total(c for phases in costs.values() for c in phases.values()))
+    if run.counter == "cycles":
+        step |= _time(_mean(int(run.whole.sum()), len(run.whole)), step["macs"])
 
     layers = [
         {"layer": layer, **cost(total(phases.values())), "phases": {p.value: cost(c) for p, c in phases.items()}}
@@ -169,21 +179,29 @@ def ran(run: Run) -> Result:
         "on": run.on,
         "steps": len(run.loss),
         "loss": list(run.loss),
-        "per_step": cost(total(c for phases in costs.values() for c in phases.values())),
+        "per_step": step,
         "layers": layers,
         **arena(run.compiled),
         "stack_bytes": run.stack_bytes,
     }
 
 
-def _cost(cost: Cost, counter: str, steps: int) -> Result:
-    if not counter:
-        return {"macs": cost.macs}
-    whole, rest = divmod(cost.count, steps)
-    result = {counter: cost.count / steps if rest else whole, "macs": cost.macs}
-    if counter == "cycles":
-        result["mac_per_cycle"] = cost.macs * steps / cost.count if cost.count else 0.0
-    return result
+def _cost(cost: Cost, counters: Sequence[str], steps: int) -> Result:
+    """Instructions and the cycles of stalls are those of all cores together, `dma_wait` is core 0's."""
+    counts = {name: _mean(cost.counts.get(name, 0), steps) for name in counters}
+    stalls = {name: counts.pop(name) for name in STALLS if name in counts}
+    time = _time(counts.pop("cycles"), cost.macs) if "cycles" in counts else {}
+    return {**time, **counts, "macs": cost.macs, **({"stalls": stalls} if stalls else {})}
+
+
+def _time(cycles: float, macs: int) -> Result:
+    return {"cycles": cycles, "macs": macs, "mac_per_cycle": macs / cycles if cycles else 0.0}
+
+
+def _mean(count: int, steps: int) -> float:
+    """Whole where it can be."""
+    whole, rest = divmod(count, steps)
+    return count / steps if rest else whole
 
 
 def verified(compiled: Compiled, on: str, verdict: Verdict) -> Result:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from odl.errors import ModelError, TargetError
 from odl.types import Array
 
-VERSION = 1
+VERSION = 2
 JOB_MAGIC = 0x4A4C444F
 JOB_FILE = "job.bin"
 LOG_FILE = "log.bin"
@@ -56,10 +56,10 @@ END_STACK = 69
 END_IO = 70
 END_TRAP = 71
 
-TAG_BOOT, TAG_LOSS, TAG_HASHES, TAG_OUTPUT, TAG_TENSOR, TAG_WEIGHT, TAG_PROFILE, TAG_STACK, TAG_END = (
-    int.from_bytes(word, "little")
-    for word in (b"BOOT", b"LOSS", b"HASH", b"OUTP", b"TENS", b"WGHT", b"PROF", b"STAK", b"END ")
+TAG_BOOT, TAG_LOSS, TAG_HASHES, TAG_OUTPUT, TAG_TENSOR, TAG_WEIGHT, TAG_STACK, TAG_END = (
+    int.from_bytes(word, "little") for word in (b"BOOT", b"LOSS", b"HASH", b"OUTP", b"TENS", b"WGHT", b"STAK", b"END ")
 )
+TAG_COUNT, TAG_COUNTERS, TAG_PROFILE = (int.from_bytes(word, "little") for word in (b"COUN", b"NAME", b"PROF"))
 
 
 def _padded(n_bytes: int) -> int:
@@ -151,6 +151,7 @@ class Boot:
     arena_bytes: int
     n_traced: int
     n_calls: int
+    n_counters: int
     n_weights: int
     output_bytes: int
     failed_check: int
@@ -196,8 +197,23 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class Count:
+    """What the first counter says of the whole step; 0 where the machine counts nothing."""
+
+    step: int
+    value: int
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Names of what a profile counts."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Profile:
-    """(n_calls,) instructions of each kernel call in this step."""
+    """(n_calls, n_counters) counts of each kernel call in this step."""
 
     step: int
     counts: npt.NDArray[np.uint32]
@@ -218,7 +234,7 @@ class End:
     step: int
 
 
-Record = Boot | Loss | Hashes | Output | Tensor | Weight | Profile | Stack | End
+Record = Boot | Loss | Hashes | Output | Tensor | Weight | Count | Counters | Profile | Stack | End
 
 
 def _garbled(offset: int, why: str) -> TargetError:
@@ -274,7 +290,7 @@ class LogReader:
             raise _garbled(self._offset, f"there is no record with tag 0x{tag:08x}")
         if (tag == TAG_BOOT) != (self.boot is None):
             raise _garbled(self._offset, "the first record, and only the first, must be BOOT")
-        boot = self.boot or Boot(0, 0, 0, 0, 0, 0, 0)
+        boot = self.boot or Boot(0, 0, 0, 0, 0, 0, 0, 0)
         low, high = _FORMS[tag].n_bytes(boot)
         if not low <= n_bytes <= high:
             raise _garbled(self._offset, f"record 0x{tag:08x} cannot have {n_bytes} bytes")
@@ -287,14 +303,19 @@ class LogReader:
 
 
 def _decode_boot(_step: int, failed_check: int, payload: bytes) -> Boot:
-    version, model_id, arena_bytes, n_traced, n_calls, n_weights, output_bytes = struct.unpack("<7I", payload)
+    version, model_id, *numbers = struct.unpack("<8I", payload)
+    arena_bytes, n_traced, n_calls, n_counters, n_weights, output_bytes = numbers
     if version != VERSION:
         raise _garbled(0, f"the log has format {version} and this reader knows {VERSION}")
-    return Boot(model_id, arena_bytes, n_traced, n_calls, n_weights, output_bytes, failed_check)
+    return Boot(model_id, arena_bytes, n_traced, n_calls, n_counters, n_weights, output_bytes, failed_check)
 
 
 def _word(payload: bytes) -> int:
     return int.from_bytes(payload, "little")
+
+
+def _names(payload: bytes) -> tuple[str, ...]:
+    return tuple(name.decode("ascii", "replace") for name in payload.removesuffix(b"\0").split(b"\0"))
 
 
 @dataclass(frozen=True)
@@ -314,9 +335,10 @@ def _some(boot: Boot) -> tuple[int, int]:
 
 
 _ONE_WORD = _exactly(lambda _: 4)
+_MOST_NAME_BYTES = 256
 
 _FORMS = {
-    TAG_BOOT: _Form(_exactly(lambda _: 28), _decode_boot),
+    TAG_BOOT: _Form(_exactly(lambda _: 32), _decode_boot),
     TAG_LOSS: _Form(_ONE_WORD, lambda step, _, data: Loss(step, np.frombuffer(data, "<f4")[0])),
     TAG_HASHES: _Form(
         _exactly(lambda boot: 4 * boot.n_traced),
@@ -328,8 +350,10 @@ _FORMS = {
     ),
     TAG_TENSOR: _Form(_some, Tensor),
     TAG_WEIGHT: _Form(_some, lambda _, index, data: Weight(index, data)),
+    TAG_COUNT: _Form(_ONE_WORD, lambda step, _, data: Count(step, _word(data))),
+    TAG_COUNTERS: _Form(lambda _: (1, _MOST_NAME_BYTES), lambda *fields: Counters(_names(fields[-1]))),
     TAG_PROFILE: _Form(
-        _exactly(lambda boot: 4 * boot.n_calls),
+        _exactly(lambda boot: 4 * boot.n_calls * boot.n_counters),
         lambda step, _, data: Profile(step, np.frombuffer(data, "<u4")),
     ),
     TAG_STACK: _Form(_ONE_WORD, lambda *fields: Stack(_word(fields[-1]))),
@@ -349,13 +373,17 @@ class Log:
     """All that a finished run said.
 
     `losses` (n_steps,) binary32 of a training job, `outputs` (n_steps, n_outputs) binary16 of an inference job,
-    `hashes` (n_steps, n_traced) and `profile` (n_steps, n_calls) uint32; each is empty where the job did not ask.
+    `hashes` (n_steps, n_traced) and `profile` (n_steps, n_calls, n_counters) uint32; each is empty where the job did
+    not ask. `counters` are the names of what the profile counts. `counts` (n_steps,) uint32: what the first of them
+    says of each whole step, with all the looking between kernel calls if the program traces.
     """
 
     boot: Boot
     losses: npt.NDArray[np.float32]
     outputs: npt.NDArray[np.float16]
     hashes: npt.NDArray[np.uint32]
+    counts: npt.NDArray[np.uint32]
+    counters: tuple[str, ...]
     profile: npt.NDArray[np.uint32]
     weights: tuple[bytes, ...]
     tensor: bytes | None
@@ -375,7 +403,7 @@ class LogBuilder:
     def add(self, record: Record) -> None:
         rows = self._rows[type(record)]
         match record:
-            case Loss() | Output() | Hashes() | Profile():
+            case Loss() | Output() | Hashes() | Count() | Profile():
                 position, limit = record.step, self._job.n_steps
             case Weight():
                 position, limit = record.index, record.index + 1
@@ -404,7 +432,11 @@ class LogBuilder:
                 [o.values for o in self._take(Output, n_steps * (not trains))], "<f2", boot.output_bytes // 2
             ),
             hashes=_table([h.values for h in self._take(Hashes, n_steps * job.hashes)], "<u4", boot.n_traced),
-            profile=_table([p.counts for p in self._take(Profile, n_steps * job.profile)], "<u4", boot.n_calls),
+            counts=np.array([count.value for count in self._take(Count, n_steps)], np.uint32),
+            counters=next((c.names for c in self._take(Counters, int(job.profile))), ()),
+            profile=_table(
+                [p.counts for p in self._take(Profile, n_steps * job.profile)], "<u4", boot.n_calls, boot.n_counters
+            ),
             weights=tuple(weight.data for weight in self._take(Weight, boot.n_weights * job.weights)),
             tensor=next((tensor.data for tensor in self._rows[Tensor]), None),
             stack_bytes=self._take(Stack, 1)[0].n_bytes,
@@ -415,5 +447,5 @@ def _incomplete(why: str) -> TargetError:
     return TargetError("log-incomplete", LOG_FILE, why, "run it again; if it repeats, report it")
 
 
-def _table(rows: list[Array], dtype: str, width: int) -> npt.NDArray[Any]:
-    return np.array(rows, dtype).reshape(len(rows), width)
+def _table(rows: list[Array], dtype: str, *shape: int) -> npt.NDArray[Any]:
+    return np.array(rows, dtype).reshape(len(rows), *shape)

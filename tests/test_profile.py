@@ -34,7 +34,8 @@ def test_a_profile_adds_up_by_layer_and_phase(tmp_path: Path) -> None:
     compiled = compiled_for(tmp_path, batch=2)
     calls = list(compiled.program.calls())
     counts = np.array([[0 if entry == "infer" else 10**number % 997 for number, entry, _ in calls]] * 3, np.uint32)
-    found = profile.profile(compiled.program, counts)
+    both = np.stack([counts, 2 * counts], axis=-1)
+    found = profile.profile(compiled.program, compiled.training.step, both, ("cycles", "fpu"))
 
     def by_hand(layer: str, phase: Phase) -> int:
         def here(entry: str, call: Call) -> bool:
@@ -44,27 +45,44 @@ def test_a_profile_adds_up_by_layer_and_phase(tmp_path: Path) -> None:
 
     for layer, phases in found.items():
         for phase, cost in phases.items():
-            assert cost.count == by_hand(layer, phase), (layer, phase)
+            assert cost.counts.get("cycles", 0) == by_hand(layer, phase), (layer, phase)
+            assert cost.counts.get("fpu", 0) == 2 * by_hand(layer, phase), (layer, phase)
     assert found["conv"][Phase.FORWARD].macs == found["conv"][Phase.WEIGHT_GRADIENT].macs == 2592
     assert Phase.INPUT_GRADIENT not in found["conv"]
     everything = profile.total(cost for phases in found.values() for cost in phases.values())
-    assert (everything.count, everything.macs) == (counts.sum(), 5220)
+    assert (everything.counts["cycles"], everything.macs) == (counts.sum(), 5220)
+    assert list(found) == ["conv", "relu", "pool", "fc", "loss", "batch"]
+    assert list(found["conv"]) == [Phase.FORWARD, Phase.WEIGHT_GRADIENT, Phase.UPDATE]
     assert "softmax" not in found
 
 
 def test_costs_are_means_of_a_step(tmp_path: Path) -> None:
     compiled = compiled_for(tmp_path)
-    counts = np.zeros((4, sum(1 for _ in compiled.program.calls())), np.uint32)
-    counts[:, 0] = 10, 10, 10, 11
-    counts[0, 1] = 4_000_000_000
-    counts[1, 1] = 4_000_000_000
-    run = api.Run(compiled, "chip", (1.0, 1.0, 1.0, float("nan")), {}, counts, "cycles", 0)
+    counts = np.zeros((4, sum(1 for _ in compiled.program.calls()), 3), np.uint32)
+    counts[:, 0, 0] = 10, 10, 10, 11
+    counts[0, 1] = 4_000_000_000, 6, 9
+    counts[1, 1] = 4_000_000_000, 6, 0
+    whole = np.array([1_999_999_000, 1_999_999_002], np.uint32)
+    loss = (1.0, 1.0, 1.0, float("nan"))
+    run = api.Run(compiled, "chip", loss, {}, counts, ("cycles", "fpu", "dma_wait"), whole, 0)
     told = results.ran(run)
     conv, relu, *_ = told["layers"]
     assert conv["cycles"] == 10.25
-    assert relu["phases"]["forward"] == {"cycles": 2_000_000_000, "macs": 0, "mac_per_cycle": 0.0}
+    time = {"cycles": 2_000_000_000, "macs": 0, "mac_per_cycle": 0.0}
+    assert relu["phases"]["forward"] == {**time, "stalls": {"fpu": 3}, "dma_wait": 2.25}
     assert conv["mac_per_cycle"] == pytest.approx(5184 / 10.25)
-    assert "2,000,000,010 cycles" in render.ran(told)
+    assert told["per_step"]["cycles"] == 1_999_999_001, "of the program that was not profiled"
+    assert told["per_step"]["mac_per_cycle"] == pytest.approx(5220 / 1_999_999_001)
+    assert "1,999,999,001 cycles" in render.ran(told)
+
+
+def test_instructions_of_a_step_are_those_of_its_calls(tmp_path: Path) -> None:
+    compiled = compiled_for(tmp_path)
+    counts = np.full((1, sum(1 for _ in compiled.program.calls()), 1), 7, np.uint32)
+    run = api.Run(compiled, "chip", (1.0,), {}, counts, ("instructions",), np.array([9999]), 0)
+    told = results.ran(run)
+    assert told["per_step"]["instructions"] == sum(layer["instructions"] for layer in told["layers"])
+    assert set(told["per_step"]) == {"instructions", "macs"}
 
 
 def test_the_picture_of_the_arena() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +30,17 @@ def words(*values: int) -> bytes:
     return struct.pack(f"<{len(values)}I", *values)
 
 
-BOOT = record(wire.TAG_BOOT, words(wire.VERSION, MODEL, 64, 2, 3, 1, 6))
+BOOT = record(wire.TAG_BOOT, words(wire.VERSION, MODEL, 64, 2, 3, 2, 1, 6))
 STACK = record(wire.TAG_STACK, words(384))
 END = record(wire.TAG_END, words(wire.END_OK), step=2)
 LOSSES = [record(wire.TAG_LOSS, struct.pack("<f", value), step=step) for step, value in enumerate((1.5, 0.25))]
+COUNTS = [record(wire.TAG_COUNT, words(900 + step), step=step) for step in range(2)]
+NAMES = record(wire.TAG_COUNTERS, b"cycles\0fpu\0")
+PROFILES = [record(wire.TAG_PROFILE, words(*range(10 * step, 10 * step + 6)), step=step) for step in range(2)]
 HASHES = [record(wire.TAG_HASHES, words(7, 9), step=step) for step in range(2)]
 TENSOR = record(wire.TAG_TENSOR, b"abcdef", step=1, index=1)
 WEIGHT = record(wire.TAG_WEIGHT, b"wxyz")
-LOG = b"".join([BOOT, LOSSES[0], HASHES[0], TENSOR, LOSSES[1], HASHES[1], WEIGHT, STACK, END])
+LOG = b"".join([BOOT, COUNTS[0], LOSSES[0], HASHES[0], TENSOR, COUNTS[1], LOSSES[1], HASHES[1], WEIGHT, STACK, END])
 
 JOB = Job(
     MODEL,
@@ -61,8 +65,8 @@ def refusal(data: bytes) -> str:
     return caught.value.code
 
 
-def collect(*parts: bytes) -> wire.Log:
-    builder = LogBuilder(JOB)
+def collect(*parts: bytes, job: Job = JOB) -> wire.Log:
+    builder = LogBuilder(job)
     for item in read(b"".join(parts)):
         builder.add(item)
     return builder.finish()
@@ -81,7 +85,7 @@ def test_a_job_is_header_weights_items_checksum(tmp_path: Path) -> None:
     samples = np.array([[1, 2, 3], [4, 5, 6]], np.float16)
     job = Job(MODEL, samples, np.array([1, -1]), profile=True, dump=(5, 6), initial=(b"abc", b"defg"))
     wire.write_job(tmp_path / "job", job)
-    header = words(0x4A4C444F, 1, MODEL, 0x01 | 0x04 | 0x10, 2, 8, 4, 7, 5, 6)
+    header = words(0x4A4C444F, wire.VERSION, MODEL, 0x01 | 0x04 | 0x10, 2, 8, 4, 7, 5, 6)
     items = struct.pack("<3e2xi3e2xi", 1, 2, 3, 1, 4, 5, 6, -1)
     body = b"abcdefg\0" + items
     assert (tmp_path / "job").read_bytes() == header + words(zlib.crc32(header)) + body + words(zlib.crc32(body))
@@ -106,17 +110,27 @@ def test_a_job_without_matching_items_is_refused(n_samples: int, n_targets: int,
 
 def test_a_log_says_what_was_written() -> None:
     log = collect(LOG)
-    assert log.boot == Boot(MODEL, 64, 2, 3, 1, 6, 0)
+    assert log.boot == Boot(MODEL, 64, 2, 3, 2, 1, 6, 0)
     assert log.losses.tolist() == [1.5, 0.25]
     assert log.hashes.tolist() == [[7, 9], [7, 9]]
-    assert (log.outputs.shape, log.profile.shape) == ((0, 3), (0, 3))
+    assert (log.outputs.shape, log.profile.shape) == ((0, 3), (0, 3, 2))
+    assert (log.counts.tolist(), log.counters) == ([900, 901], ())
     assert (log.weights, log.tensor, log.stack_bytes) == ((b"wxyz",), b"abcdef", 384)
+
+
+def test_a_profile_is_a_table_with_names() -> None:
+    plain = replace(JOB, hashes=False, profile=True)
+    log = collect(BOOT, NAMES, *COUNTS, *LOSSES, *PROFILES, WEIGHT, STACK, END, job=plain)
+    assert log.counters == ("cycles", "fpu")
+    assert log.profile.tolist() == [[[0, 1], [2, 3], [4, 5]], [[10, 11], [12, 13], [14, 15]]]
+    with pytest.raises(TargetError, match="Counters"):
+        collect(BOOT, *COUNTS, *LOSSES, *PROFILES, WEIGHT, STACK, END, job=plain)
 
 
 def test_a_log_reads_the_same_byte_by_byte(tmp_path: Path) -> None:
     simple = BOOT + LOSSES[0] + TENSOR + WEIGHT + STACK + END
     expected = [
-        Boot(MODEL, 64, 2, 3, 1, 6, 0),
+        Boot(MODEL, 64, 2, 3, 2, 1, 6, 0),
         Loss(0, np.float32(1.5)),
         Tensor(1, 1, b"abcdef"),
         Weight(0, b"wxyz"),
@@ -150,7 +164,7 @@ def test_every_cut_is_noticed() -> None:
         pytest.param(BOOT + record(wire.TAG_LOSS, b"\0" * 8) + END, id="a loss of 8 bytes"),
         pytest.param(BOOT + record(wire.TAG_HASHES, words(1)) + END, id="a hash too few"),
         pytest.param(BOOT + record(wire.TAG_TENSOR, bytes(65)) + END, id="a tensor larger than the arena"),
-        pytest.param(record(wire.TAG_BOOT, words(99, MODEL, 64, 2, 3, 1, 6)) + END, id="another version"),
+        pytest.param(record(wire.TAG_BOOT, words(99, MODEL, 64, 2, 3, 2, 1, 6)) + END, id="another version"),
         pytest.param(LOG.replace(b"abcdef", b"abcdeF"), id="changed payload"),
     ],
 )
@@ -166,14 +180,15 @@ def test_random_bytes_are_refused(data: bytes, after_boot: bool) -> None:
 @pytest.mark.parametrize(
     "parts",
     [
-        pytest.param([LOSSES[0], HASHES[0], HASHES[1], WEIGHT, STACK], id="a loss too few"),
-        pytest.param([LOSSES[1], LOSSES[0], *HASHES, WEIGHT, STACK], id="losses out of order"),
-        pytest.param([LOSSES[0], LOSSES[0], *HASHES, WEIGHT, STACK], id="a loss twice"),
-        pytest.param([*LOSSES, HASHES[0], WEIGHT, STACK], id="hashes missing"),
-        pytest.param([*LOSSES, *HASHES, STACK], id="no weight"),
-        pytest.param([*LOSSES, *HASHES, WEIGHT, WEIGHT, STACK], id="a weight twice"),
-        pytest.param([*LOSSES, *HASHES, TENSOR, TENSOR, WEIGHT, STACK], id="two tensors"),
-        pytest.param([*LOSSES, *HASHES, WEIGHT], id="no STACK"),
+        pytest.param([*COUNTS, LOSSES[0], *HASHES, WEIGHT, STACK], id="a loss too few"),
+        pytest.param([*COUNTS, LOSSES[1], LOSSES[0], *HASHES, WEIGHT, STACK], id="losses out of order"),
+        pytest.param([*COUNTS, LOSSES[0], LOSSES[0], *HASHES, WEIGHT, STACK], id="a loss twice"),
+        pytest.param([*COUNTS, *LOSSES, HASHES[0], WEIGHT, STACK], id="hashes missing"),
+        pytest.param([*COUNTS, *LOSSES, *HASHES, STACK], id="no weight"),
+        pytest.param([COUNTS[0], *LOSSES, *HASHES, WEIGHT, STACK], id="a count too few"),
+        pytest.param([*COUNTS, *LOSSES, *HASHES, WEIGHT, WEIGHT, STACK], id="a weight twice"),
+        pytest.param([*COUNTS, *LOSSES, *HASHES, TENSOR, TENSOR, WEIGHT, STACK], id="two tensors"),
+        pytest.param([*COUNTS, *LOSSES, *HASHES, WEIGHT], id="no STACK"),
     ],
 )
 def test_a_sound_log_that_is_not_the_jobs_is_incomplete(parts: list[bytes]) -> None:

@@ -136,6 +136,28 @@ static inline odl_half2 odl_round2(float lo, float hi)
     return ODL_INSN2(0x33, 2, 0x58, lo, hi); /* vfcpka.h.s */
 }
 
+/* x + y.lo and x + y.hi in binary32, rounded; NaN where a lane is not finite. One operation, with a -0 beside the lane
+ * that adds nothing, not even to a sum of -0. */
+
+static inline float odl_plus_lo2(float x, odl_half2 y)
+{
+    __asm__(".insn r 0x33, 0, 0x4b, %0, %1, %2" : "+r"(x) : "r"(odl_pack2(odl_lo(y), 0)), "r"(0x80003c00u));
+    return x; /* vfdotpex.s.h */
+}
+
+static inline float odl_plus_hi2(float x, odl_half2 y)
+{
+    __asm__(".insn r 0x33, 0, 0x4b, %0, %1, %2" : "+r"(x) : "r"(y >> 16), "r"(0x80003c00u)); /* vfdotpex.s.h */
+    return x;
+}
+
+/* x + (lo * 0 + hi * 0), so NaN from there on where a lane was not finite. x begins with +0 and stays +0 till then. */
+static inline float odl_trace2(float x, odl_half2 y)
+{
+    __asm__(".insn r 0x33, 0, 0x4b, %0, %1, zero" : "+r"(x) : "r"(y)); /* vfdotpex.s.h */
+    return x;
+}
+
 /* Whether neither lane is infinite or NaN: no exponent field is all ones. */
 static inline int odl_are_finite2(odl_half2 x)
 {
@@ -242,6 +264,27 @@ static inline odl_half2 odl_across2(odl_half2 a, odl_half2 b)
 static inline odl_half2 odl_round2(float lo, float hi)
 {
     return (odl_half2){odl_round(lo), odl_round(hi)};
+}
+
+/* x + y.lo and x + y.hi in binary32, rounded. */
+
+static inline float odl_plus_lo2(float x, odl_half2 y)
+{
+    return x + (float)y.lo;
+}
+
+static inline float odl_plus_hi2(float x, odl_half2 y)
+{
+    return x + (float)y.hi;
+}
+
+/* x + (lo * 0 + hi * 0), so NaN from there on where a lane was not finite. x begins with +0 and stays +0 till then. */
+static inline float odl_trace2(float x, odl_half2 y)
+{
+    float hi = (float)y.hi * 0.0f;
+    float lo = (float)y.lo * 0.0f;
+    float sum = hi + lo;
+    return x + sum;
 }
 
 /* Whether neither lane is infinite or NaN. */

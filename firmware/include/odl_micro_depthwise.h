@@ -4,6 +4,9 @@
  * the first channel, {a.hi, b.hi} that of the second one. Every sum runs in the order that odl/ops/depthwise.py states.
  * Images are height x width x channels; those of the .insn form (ODL_SIMD) must be aligned to 4 bytes. A pointer `x` or
  * `y` is at the first of the two channels.
+ *
+ * With ODL_SIMD the 3x3 kernels with stride 1 are functions in assembly (odl/microkernels_depthwise.py), which take structs;
+ * the C form of both is their definition.
  */
 #ifndef ODL_MICRO_DEPTHWISE_H
 #define ODL_MICRO_DEPTHWISE_H
@@ -12,7 +15,22 @@
 #include <stdint.h>
 
 #include "odl_half.h"
+#include "odl_team.h"
 #include "odl_window.h"
+
+static inline int odl_is_3x3(const struct odl_window *s)
+{
+    return s->kernel_h == 3 && s->kernel_w == 3 && s->stride_h == 1 && s->stride_w == 1;
+}
+
+/* n_cols columns of n_rows output pixels of two channels, both positive: 3x3, stride 1. Bytes from a pixel to the next
+ * and from a row to the next. A call changes y, x and n_cols. The layout is known to odl/microkernels_depthwise.py. */
+struct odl_columns {
+    odl_half *y;
+    const odl_half *x, *w, *bias;
+    uint32_t pixel, x_row, y_row;
+    uint32_t n_cols, n_rows;
+};
 
 /* The word at *p; *p moves on by `step` elements. Volatile, so that a compiler leaves the loads between the dot products,
  * where they cost nothing. It hides from the compiler that memory is read: no kernel reads what it has written. */
@@ -78,8 +96,8 @@ typedef struct {
 
 static inline void odl_read_taps(odl_taps *taps, const odl_half *w, const odl_half *b, uint32_t step)
 {
-    taps->start.lo = odl_acc_start(b == NULL ? (odl_half)0 : b[0]);
-    taps->start.hi = odl_acc_start(b == NULL ? (odl_half)0 : b[1]);
+    taps->start.lo = odl_acc_start(b[0]);
+    taps->start.hi = odl_acc_start(b[1]);
     for (uint32_t k = 0; k < 4; k++) {
         const odl_half2 tap = odl_next2(&w, step);
         const odl_half2 next = odl_next2(&w, step);
@@ -114,19 +132,18 @@ static inline void odl_slide(odl_half *y, const odl_taps *taps, const odl_column
     odl_store2(y, odl_acc_pair_half(sums.lo, sums.hi));
 }
 
-/* Two channels of `n_rows` output rows, 3x3 and stride 1: all taps stay in registers. Without padding, a row pointer is
- * at the next row once it has gone through its own. */
-static inline void odl_rows_3x3(odl_half *y, const odl_half *x, const odl_half *w, const odl_half *b, const struct odl_window *s,
-                     uint32_t n_rows)
+/* Along rows, where two of three columns of a window stay for the next one. The assembly goes down columns. */
+static inline void odl_columns_3x3_in_c(const struct odl_columns *a)
 {
-    const uint32_t step = s->in_c;
-    const uint32_t line = s->in_w * step;
-    const odl_half *rows[3] = {x, x + line, x + 2 * line};
-    const uint32_t width = s->out_w * step;
+    const uint32_t step = a->pixel / (uint32_t)sizeof(odl_half);
+    const uint32_t line = a->x_row / (uint32_t)sizeof(odl_half);
     odl_taps taps;
-    odl_read_taps(&taps, w, b, step);
-    for (; n_rows > 0; n_rows--) {
-        const odl_half *const end = y + width;
+    odl_read_taps(&taps, a->w, a->bias, step);
+    for (uint32_t row = 0; row < a->n_rows; row++) {
+        const odl_half *const x = a->x + row * line;
+        const odl_half *rows[3] = {x, x + line, x + 2 * line};
+        odl_half *y = a->y + row * (a->y_row / (uint32_t)sizeof(odl_half));
+        const odl_half *const end = y + a->n_cols * step;
         odl_column p, q, r;
         odl_read_column(&p, rows, step);
         odl_read_column(&q, rows, step);
@@ -144,6 +161,38 @@ static inline void odl_rows_3x3(odl_half *y, const odl_half *x, const odl_half *
                 break;
             }
         }
+    }
+}
+
+#if ODL_SIMD
+void odl_columns_3x3(struct odl_columns *a);
+#else
+static inline void odl_columns_3x3(struct odl_columns *a)
+{
+    odl_columns_3x3_in_c(a);
+}
+#endif
+
+/* This core's share of the columns of all pairs of channels. b may be NULL. */
+static inline void odl_all_columns_3x3(odl_half *y, const odl_half *x, const odl_half *w, const odl_half *b,
+                                       const struct odl_window *s)
+{
+    static const odl_half none[2] = {(odl_half)0, (odl_half)0};
+    const odl_range share = odl_share(s->in_c / 2 * s->out_w);
+    if (share.first == share.last) {
+        return;
+    }
+    const uint32_t pixel = s->in_c * (uint32_t)sizeof(odl_half);
+    uint32_t c = share.first / s->out_w * 2;
+    uint32_t col = share.first % s->out_w;
+    for (uint32_t left = share.last - share.first; left > 0; c += 2, col = 0) {
+        struct odl_columns columns = {
+            .y = y + col * s->in_c + c, .x = x + col * s->in_c + c, .w = w + c, .bias = b == NULL ? none : b + c,
+            .pixel = pixel, .x_row = s->in_w * pixel, .y_row = s->out_w * pixel,
+            .n_cols = s->out_w - col < left ? s->out_w - col : left, .n_rows = s->out_h,
+        };
+        left -= columns.n_cols;
+        odl_columns_3x3(&columns);
     }
 }
 
@@ -306,5 +355,86 @@ static inline void odl_dot_three(odl_sums all[ODL_TAPS], const odl_half *dy, con
     all[1] = sums[1];
     all[2] = sums[2];
 }
+
+#if ODL_SIMD
+
+/* sums[tap] = start[tap] + sum over n_rows rows, then pixels in pairs, of dy * x, two channels side by side: the taps of one
+ * kernel row, or two; x is at the first tap of the first pixel, x_row bytes above that of the second kernel row. start may
+ * be NULL, for +0; `out` gets the sums as they are, or rounded to binary16 if is_half. For n_blocks blocks of two
+ * channels, one behind the other. Steps are bytes, from tap to tap and from pixel to pixel. The three counts are positive;
+ * a call changes dy, x, start, out and n_blocks. The layout is known to odl/microkernels_depthwise.py. */
+struct odl_tap_sums {
+    const odl_half *dy, *x;
+    const odl_acc *start;
+    void *out;
+    uint32_t start_tap, out_tap, is_half;
+    uint32_t pixel, x_row;
+    uint32_t n_rows, n_pairs, n_blocks;
+};
+
+void odl_tap_sums_1_even(struct odl_tap_sums *a);
+void odl_tap_sums_1_odd(struct odl_tap_sums *a);
+void odl_tap_sums_2_even(struct odl_tap_sums *a);
+void odl_tap_sums_2_odd(struct odl_tap_sums *a);
+
+/* The sums of two lanes, rounded and added, take their own place as floats. */
+static inline void odl_finish_taps(void *out, uint32_t n_taps, uint32_t n_channels, uint32_t n_sums)
+{
+#if ODL_ACCUMULATE_FP16
+    for (uint32_t t = 0; t < n_taps; t++) {
+        for (uint32_t c = t * n_channels; c < t * n_channels + n_sums; c++) {
+            const float value = odl_acc_float(((const odl_acc *)out)[c]);
+            ((float *)out)[c] = value;
+        }
+    }
+#else
+    (void)out, (void)n_taps, (void)n_channels, (void)n_sums;
+#endif
+}
+
+/* One of two halves of all pairs of channels, the first two kernel rows or the third, and the share of `core` in it. */
+static inline void odl_some_tap_sums_3x3(uint32_t row, uint32_t core, void *dw, odl_acc *cells, const odl_half *dy,
+                                         const odl_half *x, const struct odl_window *s, uint32_t first, uint32_t last,
+                                         uint32_t is_half)
+{
+    const uint32_t n = s->in_c / 2;
+    const uint32_t rest = n % ODL_CORES;
+    const uint32_t c = 2 * (n / ODL_CORES * core + (core < rest ? core : rest));
+    const uint32_t n_blocks = n / ODL_CORES + (core < rest ? 1u : 0u);
+    if (n_blocks == 0) {
+        return;
+    }
+    const uint32_t is_rounded = last && is_half;
+    const uint32_t cell = is_rounded ? 2 : 4;
+    const uint32_t at = row * 3 * s->in_c + c;
+    unsigned char *const out = (unsigned char *)(last ? dw : (void *)cells) + at * cell;
+    struct odl_tap_sums sums = {
+        .dy = dy + c, .x = x + row * s->in_w * s->in_c + c, .start = first ? NULL : cells + at, .out = out,
+        .start_tap = s->in_c * 4, .out_tap = s->in_c * cell, .is_half = is_rounded,
+        .pixel = s->in_c * 2, .x_row = s->in_w * s->in_c * 2,
+        .n_rows = s->out_h, .n_pairs = s->out_w / 2, .n_blocks = n_blocks,
+    };
+    if (row == 0) {
+        s->out_w % 2 ? odl_tap_sums_2_odd(&sums) : odl_tap_sums_2_even(&sums);
+    } else {
+        s->out_w % 2 ? odl_tap_sums_1_odd(&sums) : odl_tap_sums_1_even(&sums);
+    }
+    if (last && !is_half) {
+        odl_finish_taps(out, row == 0 ? 6 : 3, s->in_c, 2 * n_blocks);
+    }
+}
+
+/* 3x3, stride 1, more than one pixel in a row. Cores that get more of the one half get less of the other. */
+static inline void odl_all_tap_sums_3x3(void *dw, odl_acc *cells, const odl_half *dy, const odl_half *x,
+                                        const struct odl_window *s, uint32_t first, uint32_t last, uint32_t is_half)
+{
+    uint32_t core = odl_core();
+    for (uint32_t row = 0; row < 3; row += 2) {
+        odl_some_tap_sums_3x3(row, core, dw, cells, dy, x, s, first, last, is_half);
+        core = ODL_CORES - 1 - core;
+    }
+}
+
+#endif
 
 #endif

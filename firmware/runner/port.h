@@ -42,6 +42,22 @@ static inline void odl_team_run(void (*entry)(void *), void *argument)
 /* Instructions retired so far, or cycles on a machine that times them, modulo 2^32; always 0 where nothing is counted. */
 uint32_t odl_port_counter(void);
 
+/*
+ * What a profile counts, modulo 2^32, and the names, each ended by a zero. The first is odl_port_counter(); what follows is
+ * the asking core's own, and a profile adds it up over the team. A port that counts more than one thing brings them in
+ * odl_port_counters.h.
+ */
+#if __has_include("odl_port_counters.h")
+#include "odl_port_counters.h"
+#else
+#define ODL_COUNTERS 1u
+#define ODL_COUNTER_NAMES "instructions"
+static inline void odl_port_counters(uint32_t now[ODL_COUNTERS])
+{
+    now[0] = odl_port_counter();
+}
+#endif
+
 /* Deepest use of the stack so far in bytes, 0 where the port does not measure it. */
 uint32_t odl_port_stack_bytes(void);
 

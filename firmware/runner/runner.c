@@ -34,6 +34,7 @@ static void log_boot(uint32_t failed_check)
         .arena_bytes = ODL_ARENA_BYTES,
         .n_traced = odl_trace_n_traced(),
         .n_calls = odl_trace_n_calls(),
+        .n_counters = odl_trace_n_counters(),
         .n_weights = ODL_WEIGHT_COUNT,
         .output_bytes = ODL_OUTPUT_ELEMS * 2u,
     };
@@ -72,6 +73,7 @@ struct trained {
 static void train_on_core(void *result)
 {
     struct trained mine = {ODL_OK, 0.0f};
+    odl_trace_enter();
     mine.status = odl_train_step(arena, item.sample, item.target, &mine.loss);
     if (odl_speaks()) {
         *(struct trained *)result = mine;
@@ -80,13 +82,23 @@ static void train_on_core(void *result)
 
 static void infer_on_core(void *result)
 {
+    odl_trace_enter();
     odl_infer(arena, item.sample, result);
+}
+
+/* One entry of the model on the team, and what it took: in a program with tracing, with all the looking. */
+static void run(void (*entry)(void *), void *result, uint32_t step)
+{
+    uint32_t began = odl_port_counter();
+    odl_team_run(entry, result);
+    uint32_t count = odl_port_counter() - began;
+    odl_log_record(ODL_TAG_COUNT, step, 0, &count, sizeof count);
 }
 
 static void train(uint32_t step)
 {
     struct trained result = {ODL_OK, 0.0f};
-    odl_team_run(train_on_core, &result);
+    run(train_on_core, &result, step);
     require(result.status == ODL_OK, ODL_END_BAD_LABEL, step);
     const float loss = result.loss;
     odl_log_begin(ODL_TAG_LOSS, step, 0, sizeof loss);
@@ -96,7 +108,7 @@ static void train(uint32_t step)
 
 static void infer(uint32_t step)
 {
-    odl_team_run(infer_on_core, output);
+    run(infer_on_core, output, step);
     odl_log_begin(ODL_TAG_OUTPUT, step, 0, sizeof output);
     odl_log_floats(output, sizeof output, sizeof output[0]);
     odl_log_finish();

@@ -13,9 +13,11 @@ static uint32_t step;
 static uint32_t next_traced;
 
 static uint32_t hashes[ODL_TRACED_COUNT];
-static uint32_t profile[ODL_CALL_COUNT];
-static uint32_t hook_cost;
-static uint32_t call_began;
+static uint32_t profile[ODL_CALL_COUNT][ODL_COUNTERS];
+static uint32_t hook_cost[ODL_COUNTERS];
+
+/* Of each core: its counters when the call began, then what the call has added to them. */
+ODL_LOCAL static uint32_t counts[ODL_REAL_CORES][ODL_COUNTERS];
 
 uint32_t odl_trace_n_traced(void)
 {
@@ -25,6 +27,11 @@ uint32_t odl_trace_n_traced(void)
 uint32_t odl_trace_n_calls(void)
 {
     return ODL_CALL_COUNT;
+}
+
+uint32_t odl_trace_n_counters(void)
+{
+    return ODL_COUNTERS;
 }
 
 static uint32_t hash(const uint8_t *data, const struct odl_traced *traced)
@@ -64,38 +71,67 @@ static void look_at(const uint8_t *arena, uint32_t call)
     }
 }
 
+/* Time is core 0's, from the moment all have begun to that when all are done; what else is counted, all cores' together. */
+static void add_counts(uint32_t *sums)
+{
+    for (uint32_t i = 0; i < ODL_COUNTERS; i++) {
+        uint32_t sum = 0;
+        for (uint32_t core = 0; core < (i == 0u ? 1u : ODL_REAL_CORES); core++) {
+            sum += counts[core][i];
+        }
+        sums[i] += sum > hook_cost[i] ? sum - hook_cost[i] : 0u;
+    }
+}
+
 /* Every core of a team comes by. The others wait while core 0 looks, so that nothing changes under its eyes. */
 __attribute__((noinline)) void odl_after_call(void *arena, uint32_t call)
 {
     odl_barrier();
+    uint32_t *mine = counts[odl_real_core()];
+    uint32_t now[ODL_COUNTERS];
+    odl_port_counters(now);
+    for (uint32_t i = 0; i < ODL_COUNTERS; i++) {
+        mine[i] = now[i] - mine[i];
+    }
+    odl_barrier();
     if (odl_speaks()) {
-        profile[call] += odl_port_counter() - call_began - hook_cost;
+        add_counts(profile[call]);
         if (wishes.flags & (ODL_JOB_HASHES | ODL_JOB_DUMP)) {
             look_at(arena, call);
         }
     }
     odl_barrier();
-    if (odl_speaks()) {
-        call_began = odl_port_counter();
-    }
+    odl_port_counters(mine);
 }
 
+/* Twice: the first time the instruction cache does not know the hook. */
 static void measure_hook(void *unused)
 {
     (void)unused;
     odl_after_call(0, 0);
     if (odl_speaks()) {
-        profile[0] = 0;
+        for (uint32_t i = 0; i < ODL_COUNTERS; i++) {
+            profile[0][i] = 0;
+        }
     }
     odl_after_call(0, 0);
 }
 
+void odl_trace_enter(void)
+{
+    odl_port_counters(counts[odl_real_core()]);
+}
+
 void odl_trace_open(const struct odl_job *job)
 {
-    call_began = odl_port_counter();
     odl_team_run(measure_hook, 0);
-    hook_cost = profile[0];
+    for (uint32_t i = 0; i < ODL_COUNTERS; i++) {
+        hook_cost[i] = profile[0][i];
+    }
     wishes = *job;
+    if (wishes.flags & ODL_JOB_PROFILE) {
+        odl_log_record(ODL_TAG_COUNTERS, 0, 0, ODL_COUNTER_NAMES, sizeof ODL_COUNTER_NAMES);
+    }
 }
 
 void odl_trace_begin(uint32_t this_step)
@@ -106,9 +142,10 @@ void odl_trace_begin(uint32_t this_step)
         hashes[i] = 0;
     }
     for (uint32_t i = 0; i < ODL_CALL_COUNT; i++) {
-        profile[i] = 0;
+        for (uint32_t counter = 0; counter < ODL_COUNTERS; counter++) {
+            profile[i][counter] = 0;
+        }
     }
-    call_began = odl_port_counter();
 }
 
 void odl_trace_end(void)

@@ -14,6 +14,7 @@
 
 uint32_t odl_trace_n_traced(void);
 uint32_t odl_trace_n_calls(void);
+uint32_t odl_trace_n_counters(void);
 
 /* Takes the job's wishes, and measures what the hook itself costs. */
 void odl_trace_open(const struct odl_job *job);
@@ -21,6 +22,9 @@ void odl_trace_open(const struct odl_job *job);
 /* Around one training step or inference. */
 void odl_trace_begin(uint32_t step);
 void odl_trace_end(void);
+
+/* On every core, before its first call. */
+void odl_trace_enter(void);
 
 #else
 
@@ -36,6 +40,11 @@ static inline uint32_t odl_trace_n_calls(void)
     return 0;
 }
 
+static inline uint32_t odl_trace_n_counters(void)
+{
+    return 0;
+}
+
 static inline void odl_trace_open(const struct odl_job *job)
 {
     (void)job;
@@ -47,6 +56,10 @@ static inline void odl_trace_begin(uint32_t step)
 }
 
 static inline void odl_trace_end(void)
+{
+}
+
+static inline void odl_trace_enter(void)
 {
 }
 

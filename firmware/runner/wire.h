@@ -14,14 +14,14 @@
 
 #include <stdint.h>
 
-#define ODL_WIRE_VERSION 1u
+#define ODL_WIRE_VERSION 2u
 #define ODL_JOB_MAGIC 0x4a4c444fu /* "ODLJ" */
 #define ODL_JOB_FILE "job.bin"
 #define ODL_LOG_FILE "log.bin"
 
 #define ODL_JOB_TRAIN 0x01u   /* train on each item; otherwise infer each sample, and items have no target */
 #define ODL_JOB_HASHES 0x02u  /* log a CRC-32 of every traced tensor at every step */
-#define ODL_JOB_PROFILE 0x04u /* log the instructions of every kernel call at every step */
+#define ODL_JOB_PROFILE 0x04u /* log the counts of every kernel call at every step */
 #define ODL_JOB_WEIGHTS 0x08u /* log all weights at the end */
 #define ODL_JOB_DUMP 0x10u    /* log one whole traced tensor at one step */
 #define ODL_JOB_FLAGS 0x1fu
@@ -47,15 +47,17 @@ struct odl_record {
     uint32_t n_bytes;
 };
 
-#define ODL_TAG_BOOT 0x544f4f42u    /* "BOOT" index: failed self-test or 0; payload: struct odl_boot */
-#define ODL_TAG_LOSS 0x53534f4cu    /* "LOSS" binary32 */
-#define ODL_TAG_HASHES 0x48534148u  /* "HASH" one CRC-32 per traced tensor, 0 where its call did not run */
-#define ODL_TAG_OUTPUT 0x5054554fu  /* "OUTP" binary16 values */
-#define ODL_TAG_TENSOR 0x534e4554u  /* "TENS" index: traced tensor; its elements */
-#define ODL_TAG_WEIGHT 0x54484757u  /* "WGHT" index: weight; its bytes as they lie in memory */
-#define ODL_TAG_PROFILE 0x464f5250u /* "PROF" instructions per kernel call */
-#define ODL_TAG_STACK 0x4b415453u   /* "STAK" deepest stack in bytes, 0 where nobody measures it */
-#define ODL_TAG_END 0x20444e45u     /* "END " step: where it ended; one ODL_END word */
+#define ODL_TAG_BOOT 0x544f4f42u     /* "BOOT" index: failed self-test or 0; payload: struct odl_boot */
+#define ODL_TAG_LOSS 0x53534f4cu     /* "LOSS" binary32 */
+#define ODL_TAG_HASHES 0x48534148u   /* "HASH" one CRC-32 per traced tensor, 0 where its call did not run */
+#define ODL_TAG_OUTPUT 0x5054554fu   /* "OUTP" binary16 values */
+#define ODL_TAG_TENSOR 0x534e4554u   /* "TENS" index: traced tensor; its elements */
+#define ODL_TAG_WEIGHT 0x54484757u   /* "WGHT" index: weight; its bytes as they lie in memory */
+#define ODL_TAG_COUNT 0x4e554f43u    /* "COUN" of the whole step, by the first counter */
+#define ODL_TAG_COUNTERS 0x454d414eu /* "NAME" of the counters, each ended by a zero */
+#define ODL_TAG_PROFILE 0x464f5250u  /* "PROF" counts per kernel call: n_counters each */
+#define ODL_TAG_STACK 0x4b415453u    /* "STAK" deepest stack in bytes, 0 where nobody measures it */
+#define ODL_TAG_END 0x20444e45u      /* "END " step: where it ended; one ODL_END word */
 
 struct odl_boot {
     uint32_t version;
@@ -63,6 +65,7 @@ struct odl_boot {
     uint32_t arena_bytes;
     uint32_t n_traced;
     uint32_t n_calls;
+    uint32_t n_counters; /* that a profile has: 0 without tracing */
     uint32_t n_weights;
     uint32_t output_bytes;
 };

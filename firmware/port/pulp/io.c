@@ -81,6 +81,8 @@ void odl_port_console(const char *text)
     }
 }
 
+ODL_LOCAL uint32_t odl_dma_waited;
+
 uint32_t odl_port_counter(void)
 {
     uint32_t cycles;

@@ -27,6 +27,17 @@ typedef uint32_t odl_transfer;
 /* Out of line: a program has many transfers, and the instruction cache is small. */
 #define ODL_DMA_FUNCTION __attribute__((noinline, unused)) static
 
+extern uint32_t odl_dma_waited; /* cycles of core 0 in odl_dma_wait so far, in a program with ODL_TRACE */
+
+#ifdef ODL_TRACE
+static inline uint32_t odl_dma_clock(void)
+{
+    uint32_t cycles;
+    __asm__ volatile("csrr %0, mcycle" : "=r"(cycles));
+    return cycles;
+}
+#endif
+
 ODL_DMA_FUNCTION odl_transfer odl_dma_start(uint32_t l1, uint32_t l2, uint32_t command)
 {
     if (odl_core() != 0u) {
@@ -78,8 +89,14 @@ ODL_DMA_FUNCTION void odl_dma_wait(odl_transfer transfer)
     if (odl_core() != 0u) {
         return;
     }
+#ifdef ODL_TRACE
+    odl_dma_waited -= odl_dma_clock();
+#endif
     while ((ODL_DMA_STATUS >> transfer & 1u) != 0u) {
     }
+#ifdef ODL_TRACE
+    odl_dma_waited += odl_dma_clock();
+#endif
     ODL_DMA_STATUS = 1u << transfer;
     ODL_DMA_FENCE();
 }

@@ -50,6 +50,9 @@ _start:
         bgtu    a0, t0, start_cluster
 
         csrw    fcsr, zero              /* round to nearest even, no flags */
+        li      t0, -1
+        csrw    COUNTED_EVENTS, t0
+        csrwi   COUNTER_MODE, 1         /* on */
         li      t1, ODL_STACK_BYTES
         mul     t0, a0, t1
         la      t2, odl_stacks_bottom
