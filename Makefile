@@ -2,6 +2,7 @@
 # make test   runs every test
 # make lint   ruff and mypy
 # make bench  measures speed and size (benchmarks/)
+# make bench-gvsoc  measures the eight cores of pulp-open, where $ODL_GVSOC is
 # make clean  removes what the others made
 #
 # Python packages go into .venv. Where this user may use apt-get, it brings QEMU and what Python lacks.
@@ -10,7 +11,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench qemu clean
+.PHONY: demo test lint bench bench-gvsoc qemu clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -27,6 +28,9 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.test qemu
 	$(BIN)/python -m benchmarks
+
+bench-gvsoc: $(VENV)/.test
+	$(BIN)/python -m benchmarks.gvsoc
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call install,python3-venv) || true

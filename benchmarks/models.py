@@ -28,17 +28,19 @@ class Subject:
     lr: float
     largest: float
     required: Mapping[str, float] = field(default_factory=dict)
+    loss: str = "cross_entropy"
 
-    def compile(self, target: str) -> Compiled:
+    def compile(self, target: str, accumulate: str = "fp32") -> Compiled:
         """All of it trained by SGD, one sample at a time."""
-        return compile_model(self.path, Recipe(lr=self.lr), target)
+        return compile_model(self.path, Recipe(loss=self.loss, lr=self.lr, accumulate=accumulate), target)
 
     def write_data(self, compiled: Compiled, folder: Path) -> Path:
         """One sample, so that every step sees the same: numbers between 0 and `largest` that no library may change."""
         shape = [dim.dim_value for dim in compiled.model.proto.graph.input[0].type.tensor_type.shape.dim]
         hashed = np.arange(1, math.prod(shape) + 1, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(1 << 32)
         path = folder / "sample.npz"
-        np.savez(path, x=(hashed / 2.0**32 * self.largest).reshape(shape), y=[1])
+        x = (hashed / 2.0**32 * self.largest).reshape(shape)
+        np.savez(path, x=x, y=x if self.loss == "mse" else [1])
         return path
 
 
@@ -51,6 +53,8 @@ SUBJECTS = {
     "dscnn_kws": Subject("DS-CNN (Speech Commands)", REAL / "dscnn_kws.onnx", 1e-3, 8, {"ram_bytes": 230_000}),
     "words_dscnn": Subject("DS-CNN (words)", EXAMPLES / "words_dscnn/model.onnx", 3e-3, 8),
 }
+
+AUTOENCODER = Subject("autoencoder (ToyADMOS)", REAL / "ad_autoencoder.onnx", 1e-12, 1, loss="mse")
 
 
 def chosen() -> dict[str, Subject]:

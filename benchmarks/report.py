@@ -67,7 +67,7 @@ def page(report: Result) -> str:
     head = ["", "required", *(model["title"] for model in models)]
     machine = "".join(f"- {what}: {is_}\n" for what, is_ in made_on.items())
     layers = "".join(part for model in models for part in _layers(model))
-    table_and_notes = _markdown(head, _rows(models)) + _NOTES.format(**names)
+    table_and_notes = markdown(head, _rows(models)) + _NOTES.format(**names)
     return f"{_HEAD.format(pinned=DEFAULT.name)}{table_and_notes}\nMeasured with\n\n{machine}{layers}"
 
 
@@ -104,9 +104,9 @@ def _layers(model: Result) -> Iterator[str]:
         counts = ("" if count is None else f"{count:,}" for count in phases)
         rows.append((f"`{layer['layer']}`", *counts, f"{layer['instructions']:,}", share, each))
     yield f"\n## {model['title']}: instructions by layer, {name}\n\n"
-    yield _markdown(["layer", *_PHASES.values(), "all", "share", "per MAC"], rows)
+    yield markdown(["layer", *_PHASES.values(), "all", "share", "per MAC"], rows)
 
 
-def _markdown(header: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> str:
     lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

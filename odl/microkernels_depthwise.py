@@ -274,16 +274,24 @@ class TapSums(Micro):
         return choose([op("PACK", word, "x0", word), op("DOT2", acc, word, dy)], [op("MAC1", acc, word, dy)])
 
     def _last_dy(self) -> list[str]:
-        lo, hi = self._lo, self._hi
+        """The last pixel and a word of x; `hi` of the pixel has time till after the first product."""
+        lo = self._lo
         return [op("P_LW_BY", lo, self._pixel, self._dp), self._load(self._rows[0], self._spare),
-                f"srli {hi}, {lo}, 16", *choose([op("PACK", lo, "x0", lo)], [])]  # fmt: skip
+                *choose([self._last_hi_dy(), op("PACK", lo, "x0", lo)], [])]  # fmt: skip
+
+    def _last_hi_dy(self) -> str:
+        return f"srli {self._hi}, {self._lo}, 16"
 
     def _last_products(self, row: _Row, between: Sequence[str]) -> list[str]:
         """The last pixel of an odd number, whose last word of x is in `spare`. `between` may use what is done with."""
         second, third, word = row.lo, self._last_hi, self._spare
         a, b, c, d = between
+        next_word = f"srli {second}, {row.word}, 16"
+        early: tuple[list[str], list[str]] = ([next_word], [])
+        if row is self._rows[0]:
+            early = choose([], [self._last_hi_dy()]), [next_word]
         lines = [
-            *self._alone(row, 0, 0, row.lo), f"srli {second}, {row.word}, 16", *self._alone(row, 0, 1, row.hi), a,
+            *self._alone(row, 0, 0, row.lo), *early[0], *self._alone(row, 0, 1, row.hi), *early[1], a,
             *self._alone(row, 1, 0, row.word), f"srli {third}, {word}, 16", self._dot(row, 1, 1, second), b,
             *self._alone(row, 2, 0, word), c, self._dot(row, 2, 1, third), d,
         ]  # fmt: skip

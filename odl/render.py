@@ -192,10 +192,11 @@ def ran(result: Result) -> str:
     loss, step, (arena,) = result["loss"], result["per_step"], result["arena_bytes"].values()
     counter = _counter(result)
     cost = "".join(f"{step[word]:,.0f} {word}, " for word in [counter] if word)
+    rate = f", {step['mac_per_cycle']:.2f} a cycle" if "mac_per_cycle" in step else ""
     facts = _facts(
         ("steps", f"{result['steps']:,} on {result['on']}"),
         ("loss", f"{loss_text(loss[0])} at first, {loss_text(loss[-1])} at last"),
-        ("a step", f"{cost}{step['macs']:,} MACs"),
+        ("a step", f"{cost}{step['macs']:,} MACs{rate}"),
         ("arena", f"{arena:,} bytes (lower bound {result['arena_lower_bound']:,})"),
         ("stack", f"{result['stack_bytes']:,} bytes" if result["stack_bytes"] else "not measured on this target"),
     )

@@ -40,6 +40,80 @@
 
 #endif
 
+#if ODL_SIMD
+
+/* Pairs of words of y from those of a, and of b; what is left of an odd number of words is the caller's. An operation of
+ * the shared arithmetic units stands between others that do not need one, so that cores seldom wait for each other. */
+
+#define ODL_STREAM1(y, a, n_words, operation) \
+    do { \
+        odl_half *to_ = (y); \
+        const odl_half *from_ = (a); \
+        uint32_t n_ = (n_words) / 2, u_, v_; \
+        if (n_ != 0) { \
+            __asm__ volatile( \
+                ODL_LOOP(12) ODL_P_LW(u, from) ODL_P_LW(v, from) \
+                operation(u) ODL_P_SW(u, to) operation(v) ODL_P_SW(v, to) ODL_AGAIN \
+                : [n] "+r"(n_), [to] "+r"(to_), [from] "+r"(from_), [u] "=&r"(u_), [v] "=&r"(v_) \
+                : \
+                : "memory"); \
+        } \
+    } while (0)
+
+/* `operation` changes its first register, may destroy the second one, and takes `size` / 2 instructions. */
+#define ODL_STREAM2(y, a, b, n_words, operation, size, k0, k1) \
+    do { \
+        odl_half *to_ = (y); \
+        const odl_half *left_ = (a), *right_ = (b); \
+        uint32_t n_ = (n_words) / 2, u_, v_, s_, t_; \
+        if (n_ != 0) { \
+            __asm__ volatile( \
+                ODL_LOOP(12 + 2 * size) ODL_P_LW(u, left) ODL_P_LW(s, right) ODL_P_LW(v, left) ODL_P_LW(t, right) \
+                operation(u, s) ODL_P_SW(u, to) operation(v, t) ODL_P_SW(v, to) ODL_AGAIN \
+                : [n] "+r"(n_), [to] "+r"(to_), [left] "+r"(left_), [right] "+r"(right_), [u] "=&r"(u_), \
+                  [v] "=&r"(v_), [s] "=&r"(s_), [t] "=&r"(t_) \
+                : [one] "r"(k0), [two] "r"(k1) \
+                : "memory"); \
+        } \
+    } while (0)
+
+#define ODL_POSITIVE(u) ".insn r 0x33, 2, 0x46, %[" #u "], %[" #u "], zero\n" /* vfmax.h: odl_positive2 */
+#define ODL_FROM_ZERO(u) ".insn r 0x33, 2, 0x41, %[" #u "], zero, %[" #u "]\n" /* vfadd.h: odl_add2 to zeros */
+#define ODL_ADD(u, s) ODL_R(0x33, 2, 0x41, u, u, s)
+#define ODL_MUL(u, s) ODL_R(0x33, 2, 0x43, u, u, s)
+/* odl_choose_positive2(u, s, 0): pv.add.h of -1, pv.cmpgtu.h, and. */
+#define ODL_WHERE_POSITIVE(u, s) \
+    ODL_R(0x57, 0, 0x00, u, u, one) ODL_R(0x57, 0, 0x1a, u, two, u) ODL_R(0x33, 7, 0x00, u, u, s)
+
+static inline void odl_stream_positive(odl_half *y, const odl_half *a, const odl_half *b, uint32_t n_words)
+{
+    (void)b;
+    ODL_STREAM1(y, a, n_words, ODL_POSITIVE);
+}
+
+static inline void odl_stream_from_zero(odl_half *y, const odl_half *a, const odl_half *b, uint32_t n_words)
+{
+    (void)b;
+    ODL_STREAM1(y, a, n_words, ODL_FROM_ZERO);
+}
+
+static inline void odl_stream_where_positive(odl_half *y, const odl_half *a, const odl_half *b, uint32_t n_words)
+{
+    ODL_STREAM2(y, a, b, n_words, ODL_WHERE_POSITIVE, 6, 0xffffffffu, 0x7c007c00u);
+}
+
+static inline void odl_stream_add(odl_half *y, const odl_half *a, const odl_half *b, uint32_t n_words)
+{
+    ODL_STREAM2(y, a, b, n_words, ODL_ADD, 2, 0, 0);
+}
+
+static inline void odl_stream_mul(odl_half *y, const odl_half *a, const odl_half *b, uint32_t n_words)
+{
+    ODL_STREAM2(y, a, b, n_words, ODL_MUL, 2, 0, 0);
+}
+
+#endif
+
 /* n_words words from any element to `to`, which must be aligned to 4 bytes. Bits move, not numbers. */
 static inline void odl_copy_words(odl_half *to, const odl_half *from, uint32_t n_words)
 {

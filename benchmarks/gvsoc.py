@@ -1,0 +1,202 @@
+"""python -m benchmarks.gvsoc: training steps on the eight cores of pulp-open, by the cycles of GVSoC.
+
+Prints a table, and writes benchmarks/gvsoc.json and docs/PULP_BENCHMARKS.md; with names of models, which are then the
+only ones, it prints alone. GVSoC is the user's own (`$ODL_GVSOC`).
+Cycles are exact: the same compiler and simulator give them again. Measured is one step on one sample by SGD, from the
+sample in L2 to the updated weights in L2, with loss, update, transfers and barriers.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from benchmarks import gvsoc_report, precision
+from benchmarks.call_graph import reached
+from benchmarks.measure import title
+from benchmarks.models import AUTOENCODER, ROOT, Subject, chosen
+from odl import Compiled
+from odl.api import Run
+from odl.codegen import model_id
+from odl.data import load_data
+from odl.project import sha256, write_project
+from odl.results import arena, ran
+from odl.targets.pulp import HOW_TO_INSTALL, PULP_OPEN, Gvsoc, find_gvsoc
+from odl.toolchain import compile_project, find_toolchain
+from odl.training import INFER
+from odl.version import VERSION
+from odl.wire import Job, Log
+
+Result = dict[str, Any]
+
+SCHEMA = 1
+
+# MACs of a step without padding, as published for MLPerf Tiny's models, and MAC/clk of the FP16 library for PULP.
+MACS = {"resnet8_cifar10": 37_062_528, "dscnn_kws": 7_650_304}
+PAPER = {"resnet8_cifar10": 3.11, "dscnn_kws": 0.81}
+
+BOUND = 8.0  # MAC/clk: four FPUs, two lanes
+SLOW = 4.0  # MAC/clk of a convolution's phase that is worth a look
+N_CORES = 8
+CONVOLUTIONS = frozenset({"conv2d", "depthwise"})
+
+_TIMEOUT_S = 1200.0
+
+
+# --- one program ------------------------------------------------------------------------------------------------------
+
+
+def run(
+    compiled: Compiled, data: Path, *, banks: bool = False, cores: int = N_CORES, steps: int = 1, profile: bool = False
+) -> tuple[Log, dict[str, dict[str, int]]]:
+    """The log of a run on so many cores, and what each function of the program reaches."""
+    defines = tuple(dict(PULP_OPEN.defines, ODL_CORES=cores).items())
+    target = replace(PULP_OPEN, cores=cores, defines=defines)
+    samples = load_data(data, compiled.training).steps(steps, compiled.recipe.seed)
+    job = Job(model_id(compiled.program), samples.samples, samples.targets, profile=profile)
+    with tempfile.TemporaryDirectory(prefix="odl-") as scratch:
+        folder = Path(scratch) / "project"
+        write_project(folder, compiled.title, compiled.program, compiled.training, target)
+        elf = compile_project(folder, target, find_toolchain(target), trace=profile).elf
+        return Gvsoc(target, banks).run(elf, job, timeout_s=_TIMEOUT_S), reached(elf)
+
+
+def step(subject: Subject, data: Path, accumulate: str, banks: bool) -> Result:
+    """A step as it is, by `odl run`'s words: the second one, since the first finds the caches empty."""
+    compiled = subject.compile(PULP_OPEN.name, accumulate)
+    log, functions = run(compiled, data, banks=banks, steps=2)
+    traced, _ = run(compiled, data, banks=banks, profile=True)
+    told = ran(Run(compiled, "gvsoc", (0.0,), {}, traced.profile, traced.counters, log.counts[-1:], log.stack_bytes))
+    _annotate(told["layers"], compiled, functions)
+    return {
+        "accumulate": accumulate,
+        "bank_conflicts": banks,
+        "first_step_cycles": int(log.counts[0]),
+        **told["per_step"],
+        **arena(compiled),
+        "stack_bytes": log.stack_bytes,
+        "layers": told["layers"],
+    }
+
+
+def _annotate(layers: list[Result], compiled: Compiled, functions: Mapping[str, Mapping[str, int]]) -> None:
+    """Adds to each phase the most code that one of its calls can run, and whether it is a slow convolution."""
+    code: dict[tuple[str, str], int] = {}
+    for _, entry, call in compiled.program.calls():
+        if entry != INFER and call.kernel:
+            key = call.layer, call.phase.value
+            code[key] = max(code.get(key, 0), sum(functions[f"odl_{call.kernel.name}"].values()))
+    convolutions = {node.layer for node in compiled.model.graph.nodes if node.op.name in CONVOLUTIONS}
+    for layer in layers:
+        for phase, cost in layer["phases"].items():
+            cost["code_bytes"] = code.get((layer["layer"], phase), 0)
+            cost["slow"] = layer["layer"] in convolutions and bool(cost["macs"]) and cost["mac_per_cycle"] < SLOW
+
+
+def on_cores(subject: Subject, data: Path, cores: int) -> int:
+    """Cycles of the first step of the same program with fewer cores."""
+    log, _ = run(subject.compile(PULP_OPEN.name), data, cores=cores)
+    return int(log.counts[0])
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+VARIANTS = tuple(product(("fp32", "fp16"), (False, True)))
+
+
+def measured(pool: ThreadPoolExecutor, name: str, subject: Subject, scratch: Path) -> Callable[[], Result]:
+    """Starts the runs of a model; what is returned waits for them."""
+    compiled = subject.compile(PULP_OPEN.name)
+    macs = compiled.training.step.macs()
+    assert macs == MACS.get(name, macs), f"{name} has {macs:,} MACs and should have {MACS[name]:,}"
+    folder = scratch / name
+    folder.mkdir()
+    data = subject.write_data(compiled, folder)
+    steps = [pool.submit(step, subject, data, *variant) for variant in VARIANTS]
+    cores = {n: pool.submit(on_cores, subject, data, n) for n in range(1, N_CORES)} if name != "autoencoder" else {}
+
+    def finish() -> Result:
+        found = [future.result() for future in steps]
+        curve = {n: future.result() for n, future in cores.items()}
+        print(f"measured {subject.title}", file=sys.stderr)
+        return {
+            "model": name,
+            "title": subject.title,
+            "sha256": sha256(subject.path),
+            "macs": macs,
+            "paper_mac_per_cycle": PAPER.get(name),
+            "steps": found,
+            "cores": {**curve, N_CORES: found[0]["first_step_cycles"]} if curve else {},
+        }
+
+    return finish
+
+
+def convolution(element: str, accumulate: str, banks: bool) -> Result:
+    """A convolution's training step in one of the precisions."""
+    found = precision.measure(element, accumulate_fp16=accumulate == "fp16", banks=banks)
+    return {"element": element, "accumulate": accumulate, "bank_conflicts": banks, **found}
+
+
+PRECISIONS = tuple(
+    (element, accumulate, banks)
+    for banks in (False, True)
+    for element, accumulate in (("fp32", "fp32"), ("fp16", "fp32"), ("fp16", "fp16"))
+)
+
+
+def measure_all(subjects: Mapping[str, Subject]) -> Result:
+    """Everything, two runs at a time."""
+    with tempfile.TemporaryDirectory(prefix="odl-") as scratch, ThreadPoolExecutor(2) as pool:
+        waiting = [measured(pool, name, subject, Path(scratch)) for name, subject in subjects.items()]
+        precisions = [pool.submit(convolution, *what) for what in PRECISIONS]
+        models = [finish() for finish in waiting]
+        rows = [future.result() for future in precisions]
+    baseline = {row["bank_conflicts"]: row["cycles"] for row in rows if row["element"] == "fp32"}
+    for row in rows:
+        row["speed_up"] = baseline[row["bank_conflicts"]] / row["cycles"]
+    return {"schema_version": SCHEMA, "bound": BOUND, "slow": SLOW, "made_on": made_on(), "models": models,
+            "convolution": rows}  # fmt: skip
+
+
+def made_on() -> dict[str, str]:
+    return {"odl": VERSION, "compiler": title(find_toolchain(PULP_OPEN)), **simulator()}
+
+
+def simulator() -> dict[str, str]:
+    """The commits of GVSoC's checkout and of what times the cluster in it; empty where it is none."""
+    program = find_gvsoc()
+    top = _git(program.resolve().parent, "rev-parse", "--show-toplevel") if program else ""
+    folders = {"GVSoC": Path(top), "GVSoC core": Path(top, "core"), "GVSoC pulp": Path(top, "pulp")} if top else {}
+    return {what: _git(folder, "rev-parse", "HEAD") for what, folder in folders.items() if (folder / ".git").exists()}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def main() -> None:
+    if not find_gvsoc():
+        sys.exit(f"GVSoC is not here: {HOW_TO_INSTALL}")
+    subjects = {**chosen(), **({"autoencoder": AUTOENCODER} if AUTOENCODER.path.exists() else {})}
+    names = sys.argv[1:]
+    results = measure_all({name: subjects[name] for name in names or subjects})
+    if names:
+        print(gvsoc_report.text(results))
+        return
+    (ROOT / "benchmarks/gvsoc.json").write_text(json.dumps(results, indent=1) + "\n")
+    (ROOT / "docs/PULP_BENCHMARKS.md").write_text(gvsoc_report.page(results))
+    print(gvsoc_report.text(results))
+
+
+if __name__ == "__main__":
+    main()

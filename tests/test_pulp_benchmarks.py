@@ -1,0 +1,127 @@
+"""The benchmarks of the cluster: how much code a function reaches, the report, and the numbers that are checked in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import bare, call_graph, gvsoc, gvsoc_report, precision
+from benchmarks.models import ROOT
+from odl.targets.pulp import PULP_OPEN, find_gvsoc
+
+RESULTS = ROOT / "benchmarks/gvsoc.json"
+
+# --- code -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "targets"),
+    [
+        ("ef000010", [0x1100]),  # jal ra, +0x100
+        ("eff01fff", [0xFF0]),  # jal ra, -16
+        ("6f008000", [0x1008]),  # j +8
+        ("fd3f", [0xFFE]),  # c.jal -2
+        ("01a0", [0x1000]),  # c.j 0
+        ("0145ef00000f", [0x10F2]),  # c.li a0, 0; jal ra, +0xf0
+        ("97100000e78000f0", [0x1F00]),  # auipc ra, 1; jalr ra, -0x100(ra)
+        ("678002009300a000", []),  # jalr ra, 0(t0); addi
+    ],
+)
+def test_jumps_are_decoded(code: str, targets: list[int]) -> None:
+    assert list(call_graph._targets(bytes.fromhex(code), 0x1000)) == targets
+
+
+C = """
+#include <stdint.h>
+volatile uint32_t sink;
+__attribute__((noinline)) static void leaf(void) { sink = 1; }
+__attribute__((noinline)) static void branch(void) { leaf(); sink = 2; leaf(); }
+__attribute__((noinline)) static void lonely(void) { sink = 3; }
+int main(void) { branch(); lonely(); for (;;) {} }
+"""
+
+
+def test_a_function_reaches_what_it_calls(tmp_path: Path) -> None:
+    elf = bare.build(tmp_path / "project", PULP_OPEN, C)
+    found = call_graph.reached(elf)
+    assert set(found["branch"]) == {"branch", "leaf"}
+    assert set(found["lonely"]) == {"lonely"}
+    assert {"main", "branch", "leaf", "lonely"} <= set(found["main"])
+    assert all(n_bytes > 0 for n_bytes in found["main"].values())
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def cost(cycles: int, macs: int, **more: Any) -> dict[str, Any]:
+    stalls = {"load_use": 8, "instruction_cache": 16, "fpu": 80}
+    return {"cycles": cycles, "macs": macs, "mac_per_cycle": macs / cycles, "instructions": 5, "dma_wait": 10,
+            "stalls": stalls, **more}  # fmt: skip
+
+
+def invented() -> dict[str, Any]:
+    phase = cost(100, 300, code_bytes=900, slow=True)
+    step = {"accumulate": "fp32", "bank_conflicts": False, **cost(90, 300)}
+    layers = [{"layer": "conv", **cost(100, 300), "phases": {"weight_gradient": phase}}]
+    model = {"model": "m", "title": "A model", "macs": 300, "paper_mac_per_cycle": 1.0,
+             "steps": [{**step, "layers": layers}], "cores": {"1": 800, "8": 100}}  # fmt: skip
+    row = {"element": "fp16", "accumulate": "fp16", "bank_conflicts": True, "speed_up": 1.5, **cost(50, 200)}
+    return {"bound": 8.0, "slow": 4.0, "made_on": {"GVSoC": "abc"}, "models": [model], "convolution": [row]}
+
+
+def test_the_table_compares_each_step_with_the_bound_and_the_paper() -> None:
+    lines = [line.split() for line in gvsoc_report.text(invented()).splitlines()]
+    assert lines[1] == ["A", "model", "FP32", "off", "90", "300", "3.33", "42%", "paper", "1.0:", "3.33x"]
+    assert lines[2] == ["3x3", "convolution,", "FP16", "FP16", "on", "50", "200", "4.00", "50%", "FP32:", "1.50x"]
+
+
+def test_the_page_has_layers_cores_and_the_simulator() -> None:
+    page = gvsoc_report.page(invented())
+    assert "- GVSoC: abc" in page
+    assert "| A model | 800 (1.00x) | 100 (8.00x) |" in page
+    row = "| `conv` | weight gradient | 100 | 100.0% | 300 | 3.00 | 1% | 2% | 10% | 10% | 900 | **slow** |"
+    assert row in page
+
+
+# --- what is checked in -----------------------------------------------------------------------------------------------
+
+checked_in = pytest.mark.skipif(not RESULTS.exists(), reason="make bench-gvsoc has not been run")
+
+
+@checked_in
+def test_the_page_is_made_of_the_numbers() -> None:
+    assert (ROOT / "docs/PULP_BENCHMARKS.md").read_text() == gvsoc_report.page(json.loads(RESULTS.read_text()))
+
+
+@checked_in
+def test_the_numbers_agree_with_each_other() -> None:
+    results = json.loads(RESULTS.read_text())
+    assert results["made_on"].keys() >= {"odl", "compiler"}
+    for model in results["models"]:
+        assert model["macs"] == gvsoc.MACS.get(model["model"], model["macs"])
+        variants = [(step["accumulate"], step["bank_conflicts"]) for step in model["steps"]]
+        assert variants == list(gvsoc.VARIANTS)
+        for step in model["steps"]:
+            assert step["macs"] == model["macs"] == sum(layer["macs"] for layer in step["layers"])
+            assert 0 < step["mac_per_cycle"] == step["macs"] / step["cycles"] < gvsoc.BOUND
+            for layer in step["layers"]:
+                assert layer["cycles"] == sum(phase["cycles"] for phase in layer["phases"].values())
+    assert len(results["convolution"]) == len(gvsoc.PRECISIONS)
+
+
+# --- on the simulator -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gvsoc
+@pytest.mark.skipif(not find_gvsoc(), reason="GVSoC is not here: set ODL_GVSOC")
+@pytest.mark.parametrize(("element", "bound"), [("fp32", 4.0), ("fp16", 8.0)])
+def test_a_convolution_is_near_its_bound_in_either_precision(element: str, bound: float) -> None:
+    """And right: measure() checks its results."""
+    found = precision.measure(element)
+    assert found["macs"] == 7_077_888
+    assert 0.7 * bound < found["mac_per_cycle"] < bound
+    assert found["cycles"] == sum(found["phases"].values())
+    assert all(found["with_transfers"][phase] > cycles for phase, cycles in found["phases"].items())
