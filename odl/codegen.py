@@ -229,8 +229,8 @@ class Printer:
 
     def _widest_pixel(self) -> int:
         """How many zeros a tap on the padding may have to deliver; 0 where no kernel has windows."""
-        windows = [dict(fields) for struct, fields in self._structs if struct == "odl_window"]
-        return max((max(window["in_c"], window["out_c"]) for window in windows), default=0)
+        geometries = [dict(fields) for struct, fields in self._structs if struct in ("odl_window", "odl_pairing")]
+        return max((max(each["in_c"], each.get("out_c", 0)) for each in geometries), default=0)
 
     # Tensors that outlive a step
 

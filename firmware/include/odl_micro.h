@@ -43,11 +43,11 @@ struct odl_dot {
     uint32_t x_skip;
 };
 
-/* sums[o][c] = start[o][c] + sum over image rows, then pixels p in pairs, of dy[p][o] * x[p][c]; where is_odd, a last pixel
- * of each row meets a zero. For n_blocks blocks of columns, one behind the other in x, start and out. start may be
- * NULL, for +0. The sums go to `out` as they are, or rounded to binary16 if is_half. Steps are bytes: rows of start
- * and out, pixels of dy and x, and the skips behind the last pixel of an image row. A call changes x, start, out and
- * n_blocks. The layout is known to odl/microkernels.py. */
+/* sums[o][c] = start[o][c] + sum over image rows, then pairs of pixels p, of dy[p][o] * x[p][c]; a word holds a pair. For
+ * n_blocks blocks of columns, one behind the other in x, start and out. start may be NULL, for +0. The sums go to `out`
+ * as they are, or rounded to binary16 if is_half. Steps are bytes: rows of start and out, pairs of dy and x, and from
+ * behind the last pair of an image row of x to the next row. A call changes x, start, out and n_blocks. The layout is
+ * known to odl/microkernels.py. */
 struct odl_outer {
     const odl_half *dy;
     const odl_half *x;
@@ -55,8 +55,16 @@ struct odl_outer {
     void *out;
     uint32_t start_row, out_row;
     uint32_t is_half;
-    uint32_t n_blocks, n_rows, n_pairs, is_odd;
-    uint32_t dy_pixel, dy_skip, x_pixel, x_skip;
+    uint32_t n_blocks, n_rows, n_pairs;
+    uint32_t dy_pair, x_pair, x_skip;
+};
+
+/* y = {a0, b0}, {a1, b1}, ... for n_runs runs of n_fours times four neighbours of a and b, skip bytes between them. */
+struct odl_pairs {
+    odl_half *y;
+    const odl_half *a;
+    const odl_half *b;
+    uint32_t n_runs, n_fours, skip;
 };
 
 static inline const odl_half *odl_bytes_on(const odl_half *p, uint32_t n_bytes)
@@ -116,24 +124,20 @@ static inline __attribute__((always_inline)) void odl_outer_sums(odl_acc sums[4]
     const odl_half *dy = a->dy;
     const odl_half *x = a->x;
     for (uint32_t row = 0; row < a->n_rows; row++) {
-        for (uint32_t pair = 0; pair < a->n_pairs + a->is_odd; pair++) {
-            const int is_pair = pair < a->n_pairs;
-            const odl_half *next_dy = odl_bytes_on(dy, a->dy_pixel);
-            const odl_half *next_x = odl_bytes_on(x, a->x_pixel);
+        for (uint32_t pair = 0; pair < a->n_pairs; pair++) {
             odl_half2 col[4];
             for (uint32_t c = 0; c < cols; c++) {
-                col[c] = odl_pack2(x[c], is_pair ? next_x[c] : (odl_half)0);
+                col[c] = odl_load2_aligned(x + 2 * c);
             }
             for (uint32_t r = 0; r < rows; r++) {
-                const odl_half2 both = odl_pack2(dy[r], is_pair ? next_dy[r] : (odl_half)0);
+                const odl_half2 both = odl_load2_aligned(dy + 2 * r);
                 for (uint32_t c = 0; c < cols; c++) {
                     sums[r][c] = odl_acc_dot2(sums[r][c], both, col[c]);
                 }
             }
-            dy = is_pair ? odl_bytes_on(next_dy, a->dy_pixel) : next_dy;
-            x = is_pair ? odl_bytes_on(next_x, a->x_pixel) : next_x;
+            dy = odl_bytes_on(dy, a->dy_pair);
+            x = odl_bytes_on(x, a->x_pair);
         }
-        dy = odl_bytes_on(dy, a->dy_skip);
         x = odl_bytes_on(x, a->x_skip);
     }
 }
@@ -158,7 +162,7 @@ static inline __attribute__((always_inline)) void odl_outer_in_c(struct odl_oute
                 }
             }
         }
-        a->x += cols;
+        a->x += 2 * cols;
     }
 }
 
@@ -171,6 +175,7 @@ void odl_dot_4x1(struct odl_dot *a);
 void odl_dot_1x4(struct odl_dot *a);
 void odl_dot_1x1(struct odl_dot *a);
 void odl_outer_4x4(struct odl_outer *a);
+void odl_interleave(const struct odl_pairs *a);
 
 static inline void odl_dot(struct odl_dot *a, uint32_t rows, uint32_t cols)
 {
@@ -191,6 +196,21 @@ static inline void odl_outer(struct odl_outer *a, uint32_t rows, uint32_t cols)
 }
 
 #else
+
+static inline void odl_interleave(const struct odl_pairs *p)
+{
+    odl_half *y = p->y;
+    const odl_half *a = p->a;
+    const odl_half *b = p->b;
+    for (uint32_t run = 0; run < p->n_runs; run++) {
+        for (uint32_t i = 0; i < 4 * p->n_fours; i++) {
+            *y++ = *a++;
+            *y++ = *b++;
+        }
+        a = odl_bytes_on(a, p->skip);
+        b = odl_bytes_on(b, p->skip);
+    }
+}
 
 static inline void odl_dot(struct odl_dot *a, uint32_t rows, uint32_t cols)
 {
@@ -286,11 +306,12 @@ static inline void odl_product(const struct odl_product *p)
     odl_product_part(p, 1, 1, pixel, n_pixels - pixel, out, p->out_c - out);
 }
 
-/* --- Sums over pixels: dw[o][run][c] = sum over image rows, then pixels in pairs, of dy[pixel][o] * x[pixel][run][c] ---
+/* --- Sums over pixels: dw[o][run][c] = sum over image rows, then pairs of pixels p, of dy[p][o] * x[p][run][c] ---
  *
- * Pixel (h, w) of dy lies at dy + h * dy_row + w * dy_pixel, its run number i at x + h * x_row + w * x_pixel + i * run_step.
- * An image in several tiles of rows, one call each: `part` says whether this is the first (else the sums start
- * from `sums`) and whether it is the last (else they go there, and dw stays as it is). In elements. */
+ * A word holds the two pixels of a pair (odl/ops/pair_pixels.py). The words of a pair of dy are n_outputs of dy_pair, and
+ * its rows follow each other; pair p of row h has its words for run i at x + h * x_row + p * x_pair + i * run_step. An
+ * image in several tiles of rows, one call each: `part` says whether this is the first (else the sums start from
+ * `sums`) and whether it is the last (else they go there, and dw stays as it is). Steps in words. */
 enum { ODL_PART_FIRST = 1, ODL_PART_LAST = 2 };
 
 struct odl_pixel_sums {
@@ -300,8 +321,8 @@ struct odl_pixel_sums {
     const odl_half *x;
     uint32_t part, is_half;
     uint32_t n_outputs, n_runs, run, run_step;
-    uint32_t n_rows, n_pixels;
-    uint32_t dy_row, dy_pixel, x_row, x_pixel;
+    uint32_t n_rows, n_pairs;
+    uint32_t dy_pair, x_pair, x_row;
 };
 
 /* Two lanes, rounded and added, take their own place as a float. */
@@ -342,12 +363,11 @@ static __attribute__((noinline)) void odl_pixel_sums_part(const struct odl_pixel
         const uint32_t n = n_across - across < left ? n_across - across : left;
         unsigned char *to = is_last ? p->dw : (void *)p->sums;
         struct odl_outer outer = {
-            .dy = p->dy + first, .x = p->x + run * p->run_step + at,
+            .dy = p->dy + 2 * first, .x = p->x + 2 * (run * p->run_step + at),
             .start = p->part & ODL_PART_FIRST ? NULL : p->sums + cell,
             .out = to + cell * (is_half ? 2 : 4), .start_row = n_cells * 4, .out_row = n_cells * (is_half ? 2 : 4),
-            .is_half = is_half, .n_blocks = n, .n_rows = p->n_rows, .n_pairs = p->n_pixels / 2, .is_odd = p->n_pixels % 2,
-            .dy_pixel = p->dy_pixel * 2, .dy_skip = (p->dy_row - p->n_pixels * p->dy_pixel) * 2,
-            .x_pixel = p->x_pixel * 2, .x_skip = (p->x_row - p->n_pixels * p->x_pixel) * 2,
+            .is_half = is_half, .n_blocks = n, .n_rows = p->n_rows, .n_pairs = p->n_pairs,
+            .dy_pair = p->dy_pair * 4, .x_pair = p->x_pair * 4, .x_skip = (p->x_row - p->n_pairs * p->x_pair) * 4,
         };
         const struct odl_outer cells = outer;
         odl_outer(&outer, rows, cols);
@@ -366,9 +386,7 @@ static __attribute__((noinline)) void odl_pixel_sums_part(const struct odl_pixel
 /* All outputs and columns: whole blocks, then what remains of columns, of outputs, of both. */
 static inline void odl_pixel_sums(const struct odl_pixel_sums *p)
 {
-    const int in_words = (((uintptr_t)p->dy | (uintptr_t)p->x) & 2u) == 0
-                         && ((p->dy_pixel | p->dy_row | p->x_pixel | p->x_row | p->run_step) & 1u) == 0;
-    const uint32_t down = ODL_SIMD && !in_words ? 0 : p->n_outputs / ODL_MICRO_ROWS;
+    const uint32_t down = p->n_outputs / ODL_MICRO_ROWS;
     const uint32_t across = p->run / ODL_MICRO_COLS;
     const uint32_t out = down * ODL_MICRO_ROWS;
     const uint32_t col = across * ODL_MICRO_COLS;
@@ -391,20 +409,6 @@ static inline void odl_window_product(odl_half *y, const odl_half *x, const odl_
         .n_runs = s->kernel_h, .run = s->kernel_w * s->in_c, .run_step = s->in_w * s->in_c,
     };
     odl_product(&product);
-}
-
-/* The gradient of the filters first .. first + count - 1. Without padding. */
-static inline void odl_window_sums(void *dw, odl_acc *sums, const odl_half *dy, const odl_half *x,
-                                   const struct odl_window *s, uint32_t first, uint32_t count, uint32_t part,
-                                   uint32_t is_half)
-{
-    const struct odl_pixel_sums all = {
-        .dw = dw, .sums = sums, .dy = dy + first, .x = x, .part = part, .is_half = is_half, .n_outputs = count,
-        .n_runs = s->kernel_h, .run = s->kernel_w * s->in_c, .run_step = s->in_w * s->in_c,
-        .n_rows = s->out_h, .n_pixels = s->out_w, .dy_row = s->out_w * s->out_c, .dy_pixel = s->out_c,
-        .x_row = s->stride_h * s->in_w * s->in_c, .x_pixel = s->stride_w * s->in_c,
-    };
-    odl_pixel_sums(&all);
 }
 
 #endif

@@ -178,8 +178,7 @@ class Conv2dWeightGradient(Operator):
         return (acc if self.dtype is DType.F32 else fp16.half(acc),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
-        name = "conv2d_weight_gradient" if any(self.window.pads) else "conv2d_unpadded_weight_gradient"
-        name += "" if self.dtype is DType.F32 else "_half"
+        name = "conv2d_weight_gradient" if self.dtype is DType.F32 else "conv2d_weight_gradient_half"
         window = self.window.scalars(inputs[1].shape, inputs[0].shape)
         return Kernel(name, window, "odl_window", {"first": self.first, "count": outputs[0].shape[0]})
 

@@ -34,11 +34,6 @@ class Rewriter:
         self.nodes.append(replace(node, op=op, inputs=tuple(inputs)))
         self.types.update(zip(node.outputs, op.infer([self.types[value] for value in inputs]), strict=True))
 
-    def narrowed(self, node: Node, op: Operator, inputs: Sequence[str], narrow: Operator) -> None:
-        """Append `node` as `put` does, but what bears its output's name is what `narrow` makes of the output."""
-        wide = self._append(op, inputs, f"{node.outputs[0]}.wide", node, node.phase)
-        self.nodes.append(replace(node, op=narrow, name=self._fresh(f"{node.layer}.{narrow.name}"), inputs=(wide,)))
-
     def graph_of(self) -> Graph:
         """The new graph, verified. A node that the old one had for a value must have been appended again."""
         result = replace(self.graph, nodes=tuple(self.nodes), types=self.types)

@@ -8,22 +8,20 @@ from dataclasses import replace
 from odl.graph import Graph, Node, Phase
 from odl.ops._pools import Pads
 from odl.ops._windows import Window
-from odl.ops.conv2d import Conv2d, Conv2dWeightGradient
+from odl.ops.conv2d import Conv2d
 from odl.ops.depthwise import DepthwiseConv2d, DepthwiseWeightGradient
 from odl.ops.pad import Pad
 from odl.passes._rewriter import Rewriter
 from odl.types import Shape
 
-WINDOWED = Conv2d | Conv2dWeightGradient | DepthwiseConv2d | DepthwiseWeightGradient
-GRADIENTS = Conv2dWeightGradient | DepthwiseWeightGradient
+WINDOWED = Conv2d | DepthwiseConv2d | DepthwiseWeightGradient
 
 
 def pad_images(graph: Graph) -> Graph:
-    """Give every convolution and weight gradient an image with a border of zeros, and a window without pads.
+    """Give every convolution and depthwise weight gradient an image with a border of zeros, and a window without pads.
 
     For those that are not depthwise, an odd number of channels greater than 1 becomes even by a zero channel, in the
-    image and in the weights: the contract multiplies one there anyway. The weights themselves stay as they are; their
-    gradient is computed with the zero channel, which is then cut off. An image of one channel, whose taps make the
+    image and in the weights: the contract multiplies one there anyway. An image of one channel, whose taps make the
     pairs, gets rows of even length where window and stride are even and that changes no output.
 
     A padded image is made once for all that read it forward, and again for the weight gradients, because activations
@@ -49,19 +47,16 @@ def _rewrite(rewriter: Rewriter, node: Node, kept: set[str]) -> None:
     pad = _padding(node, rewriter.types[image].shape)
     plain = replace(op, window=replace(op.window, pads=(0, 0, 0, 0)))
     if _pads_something(pad):
-        scope = "" if image in kept else node.phase.value if isinstance(op, GRADIENTS) else Phase.FORWARD.value
+        scope = "" if image in kept else node.phase.value if isinstance(op, DepthwiseWeightGradient) else Phase.FORWARD.value
         inputs[at] = rewriter.make(pad, (image,), f"{image}.padded", node, scope)
     if pad.channels and isinstance(op, Conv2d):
         inputs[1] = rewriter.make(Pad((0, 0, 0, 0), channels=1), (inputs[1],), f"{inputs[1]}.padded", node)
-    if pad.channels and isinstance(op, GRADIENTS):
-        rewriter.narrowed(node, plain, inputs, Pad((0, 0, 0, 0), channels=-1))
-    else:
-        rewriter.put(node, plain, inputs)
+    rewriter.put(node, plain, inputs)
 
 
 def _image(node: Node) -> int:
     """Which input of a windowed node is the image."""
-    return 1 if isinstance(node.op, GRADIENTS) else 0
+    return 1 if isinstance(node.op, DepthwiseWeightGradient) else 0
 
 
 def _pads_something(pad: Pad) -> bool:
@@ -73,7 +68,7 @@ def _padding(node: Node, shape: Shape) -> Pad:
     op = node.op
     assert isinstance(op, WINDOWED)
     _, height, width, channels = shape
-    dense = isinstance(op, Conv2d | Conv2dWeightGradient)
+    dense = isinstance(op, Conv2d)
     top, left, bottom, right = op.window.pads
     rows, cols = op.window.output(height, width)
     # Behind the last window nothing is read.
@@ -99,7 +94,7 @@ def _kept(graph: Graph) -> set[str]:
     readers: dict[str, Counter[Pad | None]] = {}
     for node in graph.nodes:
         for at, value in enumerate(node.inputs):
-            image = isinstance(node.op, GRADIENTS) and at == _image(node)
+            image = isinstance(node.op, DepthwiseWeightGradient) and at == _image(node)
             if image or node.phase is not Phase.FORWARD:
                 pad = _padding(node, graph.types[value].shape) if image else None
                 readers.setdefault(value, Counter())[pad] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from odl.graph import Graph, Node, fresh, verify
+from odl.ops.paired_gradient import PairedGradient
 from odl.types import TensorType
 
 
@@ -12,24 +13,36 @@ def rematerialize(graph: Graph) -> Graph:
     """Give each reader of an operator that only moves bytes (`Operator.moves`) its own copy of the node.
 
     So a padded image or a transposed weight lives no longer than the call that reads it, and can be made tile by tile.
+    The pieces of one weight's gradient share a copy.
     """
     consumers = graph.consumers()
     types, names = dict(graph.types), {node.name for node in graph.nodes}
     kept = {*graph.outputs, *graph.carries.values()}
     nodes: list[Node] = []
     movers: dict[str, Node] = {}
+    shared: dict[tuple[str, str], str] = {}
     for node in graph.nodes:
         value = node.outputs[0]
         if node.op.moves and len(consumers[value]) > 1 and value not in kept:
             movers[value] = node
         else:
-            inputs = {value: _copy(movers, value, types, names, nodes) for value in node.inputs}
+            inputs = {}
+            for value in node.inputs:
+                near = _is_piece(graph, node)
+                key = value, node.layer
+                inputs[value] = shared[key] if near and key in shared else _copy(movers, value, types, names, nodes)
+                shared[key] = inputs[value]
             nodes.append(replace(node, inputs=tuple(inputs[value] for value in node.inputs)))
     for value in movers:
         del types[value]
     result = replace(graph, nodes=tuple(nodes), types=types)
     verify(result)
     return result
+
+
+def _is_piece(graph: Graph, node: Node) -> bool:
+    """Whether other nodes make the rest of the same gradient."""
+    return isinstance(node.op, PairedGradient) and 0 < node.op.count < graph.types[node.inputs[0]].shape[3]
 
 
 def _copy(movers: dict[str, Node], value: str, types: dict[str, TensorType], names: set[str], nodes: list[Node]) -> str:

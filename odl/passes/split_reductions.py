@@ -1,70 +1,72 @@
-"""Compute a convolution's weight gradient in several goes over the image, where the image and the sums are too large."""
+"""Compute a weight gradient in several goes over the pixels, where its operands and the sums are too large."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from odl.fp16 import Accumulate
-from odl.graph import Graph, Node, Operator, fresh, verify
-from odl.ops.conv2d import Conv2dWeightGradient
-from odl.ops.conv2d_sums import Conv2dSumsBegin, Conv2dSumsContinue, Conv2dSumsEnd
-from odl.types import DType, TensorType
+from odl.graph import Graph, Node, Operator, Slice, fresh, verify
+from odl.ops.paired_gradient import PairedGradient
+from odl.types import TensorType
 
 
 def split_reductions(graph: Graph, capacity: int) -> Graph:
-    """Cut every weight gradient of an unpadded convolution whose operands do not fit `capacity` bytes by output rows.
+    """Cut every `PairedGradient` whose operands do not fit `capacity` bytes by output rows, or by pairs in a single row.
 
-    Into as few goes as let two of them lie in memory at once, beside the sums. The order of a sum does not change, so
-    no bit does.
+    Into as few goes as leave room for half of the next one, beside the sums. The order of a sum does not change, so no
+    bit does.
     """
     types = dict(graph.types)
     names = {node.name for node in graph.nodes}
     nodes: list[Node] = []
+    movers = {node.outputs[0]: node for node in graph.nodes if node.op.moves}
     for node in graph.nodes:
-        rows = _rows(graph, node, capacity)
-        nodes += _goes(node, rows, types, names) if rows else [node]
+        goes = _goes(graph, movers, node, capacity) if type(node.op) is PairedGradient else []
+        nodes += _chained(node, goes, types, names) if goes else [node]
     result = replace(graph, nodes=tuple(nodes), types=types)
     verify(result)
     return result
 
 
-def _rows(graph: Graph, node: Node, capacity: int) -> int:
-    """Output rows of one go, or 0 where everything fits."""
+def _goes(graph: Graph, movers: Mapping[str, Node], node: Node, capacity: int) -> list[Operator]:
+    """The operators that take the node's place, or [] where everything fits or nothing helps."""
     op = node.op
-    if not isinstance(op, Conv2dWeightGradient) or any(op.window.pads):
-        return 0
-    dy, x = graph.types_of(node.inputs)
+    assert isinstance(op, PairedGradient)
+    dy, x = inputs = graph.types_of(node.inputs)
     sums = graph.types[node.outputs[0]].n_elems * 4
-    if dy.n_bytes + x.n_bytes + sums <= capacity:
-        return 0
-    height = dy.shape[1]
-    for n_goes in range(2, height + 1):
-        rows = -(-height // n_goes)
-        seen = (rows - 1) * op.window.stride[0] + op.window.size[0]
-        tile = rows * (dy.n_bytes // height) + seen * (x.n_bytes // x.shape[1])
-        if 2 * tile + sums <= capacity:
-            return rows
-    return 1
+    if _bytes(graph, movers, node, (None, None)) + sums <= capacity:
+        return []
+    most = max(dy.shape[0], dy.shape[1])
+    for n_goes in range(2, most + 1):
+        goes = op.goes(inputs, n_goes)
+        tile = goes[0].tile(None, inputs, ()) if goes else None
+        if tile and 3 * _bytes(graph, movers, node, tile.inputs) // 2 + sums <= capacity:
+            return goes
+    return op.goes(inputs, most)
 
 
-def _goes(node: Node, step: int, types: dict[str, TensorType], names: set[str]) -> list[Node]:
-    op = node.op
-    assert isinstance(op, Conv2dWeightGradient)
-    dy, x = (types[value] for value in node.inputs)
-    count, height = op.count or dy.shape[3], dy.shape[1]
+def _bytes(graph: Graph, movers: Mapping[str, Node], node: Node, cuts: Sequence[Slice | None]) -> int:
+    """What slices of a node's operands take, with the larger of those that they are made from."""
+    own, sources = 0, [0]
+    for value, cut in zip(node.inputs, cuts, strict=True):
+        type_ = graph.types[value]
+        own += (cut.of(type_) if cut else type_).n_bytes
+        mover = movers.get(value)
+        tile = mover and mover.op.tile(cut, graph.types_of(mover.inputs), (type_,))
+        if mover and tile:
+            source = graph.types[mover.inputs[0]]
+            sources.append((tile.inputs[0].of(source) if tile.inputs[0] else source).n_bytes)
+    return own + max(sources)
+
+
+def _chained(node: Node, goes: list[Operator], types: dict[str, TensorType], names: set[str]) -> list[Node]:
+    """The goes as nodes; the last one makes what `node` made."""
     made: list[Node] = []
-    for first in range(0, height, step):
-        last = min(first + step, height)
-        kind: type[Conv2dSumsBegin | Conv2dSumsContinue | Conv2dSumsEnd] = Conv2dSumsContinue
-        if first == 0:
-            kind = Conv2dSumsBegin
-        elif last == height and (op.accumulate, op.dtype) != (Accumulate.FP32, DType.F32):
-            kind = Conv2dSumsEnd
-        go: Operator = kind(op.window, op.accumulate, op.dtype, op.first, count, (first, last))
+    for number, go in enumerate(goes):
         inputs = (*node.inputs, *(each.outputs[0] for each in made[-1:]))
-        output = node.outputs[0] if last == height else fresh(f"{node.outputs[0]}.rows{last}", types)
+        output = node.outputs[0] if go is goes[-1] else fresh(f"{node.outputs[0]}.go{number}", types)
         types[output] = go.infer([types[value] for value in inputs])[0]
-        name = fresh(f"{node.name}.rows{first}", names)
+        name = fresh(f"{node.name}.go{number}", names)
         names.add(name)
         made.append(replace(node, op=go, name=name, inputs=inputs, outputs=(output,)))
     return made
