@@ -44,6 +44,8 @@ from odl.targets import DEFAULT, Memory, Target, find_target, machine_for, simul
 from odl.targets.base import ignore
 from odl.toolchain import BuildResult, compile_project, find_toolchain
 from odl.training import INFER, Training, build_training
+from odl.tiling import UNTUNED
+from odl.tuning import Tuning
 from odl.types import Array
 from odl.wire import Job, Log, Loss, Record
 
@@ -97,13 +99,15 @@ class Run:
         return self.counters[0] if self.counters else ""
 
 
-def compile_model(path: str | Path, recipe: Recipe | None = None, target: str = DEFAULT.name) -> Compiled:
+def compile_model(
+    path: str | Path, recipe: Recipe | None = None, target: str = DEFAULT.name, tuning: Tuning = UNTUNED
+) -> Compiled:
     """Import, differentiate, order, place and lower a model. Raises ModelError, UsageError or FitError."""
     recipe, machine = recipe or Recipe(), find_target(target)
     model = load_model(Path(path))
     training = build_training(model.graph, recipe)
     if machine.l1_bytes:
-        return _compile_tiled(model, recipe, machine, training)
+        return _compile_tiled(model, recipe, machine, training, tuning)
     graphs = tuple(schedule(split_gradients(graph)) for graph in training.graphs.values())
     placed = memory.plan(graphs)
     require_fit(placed, machine)
@@ -112,18 +116,18 @@ def compile_model(path: str | Path, recipe: Recipe | None = None, target: str = 
     return Compiled(model, recipe, machine, training, graphs, placed, lower(graphs, placed))
 
 
-def _compile_tiled(model: Model, recipe: Recipe, machine: Target, training: Training) -> Compiled:
+def _compile_tiled(model: Model, recipe: Recipe, machine: Target, training: Training, tuning: Tuning) -> Compiled:
     """For a machine whose cores work in a local memory: what calls read is brought there tile by tile."""
-    graphs = tuple(_for_tiles(graph, machine.l1_bytes) for graph in training.graphs.values())
-    layouts = {graph.name: layout(graph, machine.l1_bytes) for graph in graphs}
+    graphs = tuple(_for_tiles(graph, machine.l1_bytes, tuning) for graph in training.graphs.values())
+    layouts = {graph.name: layout(graph, machine.l1_bytes, tuning) for graph in graphs}
     placed = memory.plan(graphs, {name: each.tiled() for name, each in layouts.items()})
     require_fit(placed, machine)
     return Compiled(model, recipe, machine, training, graphs, placed, lower(graphs, placed, layouts))
 
 
-def _for_tiles(graph: Graph, capacity: int) -> Graph:
+def _for_tiles(graph: Graph, capacity: int, tuning: Tuning) -> Graph:
     """A scheduled graph of operators that have fast kernels and pieces that fit `capacity` bytes."""
-    graph = split_gradients(prepare(graph), capacity // 3)
+    graph = split_gradients(prepare(graph), lambda node: capacity // tuning.of(node).pieces)
     return gather(schedule(rematerialize(split_reductions(graph, capacity))))
 
 

@@ -19,6 +19,7 @@ from odl import microkernels_depthwise
 from odl.micro_assembly import HEAD, Micro, quoted
 from odl.micro_assembly import loop as _loop
 from odl.micro_assembly import op as _op
+from odl.micro_assembly import short as _short
 
 # Fields of struct odl_dot and struct odl_outer, in words.
 _DOT = {name: 4 * at for at, name in enumerate(
@@ -62,10 +63,10 @@ class Dot(Micro):
         sums = self.sums()
         steps = [self.STEP, self.BACK] if self.cols > 1 else []
         used = [*(s for row in sums for s in row), *self.W[: self.cols], self.ARGS, *steps]
-        body = [f"mv {self.ARGS}, a0", self._get(self.WP, "w"), *self._steps(), "2:", *self._start(sums),
+        body = [f"mv {self.ARGS}, a0", self._get(self.WP, "w"), *self._steps(), "2:", *_short(self._start(sums)),
                 *(self._get(p, "x" + str(r or "")) for r, p in enumerate(self.XP[: self.rows])),
                 *(map(self._load_w, range(4)) if self.is_ahead else ()),
-                self._get("a0", "n_runs"), *_loop(1, "a0", self._run(sums), "a0"), *self._finish(sums),
+                self._get("a0", "n_runs"), *_loop(1, "a0", self._run(sums), "a0"), *_short(self._finish(sums)),
                 self._get("a0", "n_blocks"), "addi a0, a0, -1", self._put("a0", "n_blocks"), "bnez a0, 2b"]  # fmt: skip
         return self.function(self.name, body, used)
 
@@ -166,10 +167,10 @@ class Outer(Micro):
         kept = zip((self.N_PAIRS, self.X_SKIP, self.DY_PAIR, self.X_PAIR), ("n_pairs", "x_skip", "dy_pair", "x_pair"),
                    strict=True)  # fmt: skip
         body = [
-            f"mv {self.ARGS}, a0", *(self._get(rd, name) for rd, name in kept), "2:", *self._start(sums),
+            f"mv {self.ARGS}, a0", *(self._get(rd, name) for rd, name in kept), "2:", *_short(self._start(sums)),
             self._get(self.DP, "dy"), self._get(self.XP, "x"), f"addi a0, {self.XP}, 16", self._put("a0", "x"),
             f"addi {self.DP}, {self.DP}, 12", f"addi {self.XP}, {self.XP}, 12", *self._dy(),
-            self._get("a0", "n_rows"), *_loop(1, "a0", self._row(sums), "a0"), *self._finish(sums),
+            self._get("a0", "n_rows"), *_loop(1, "a0", self._row(sums), "a0"), *_short(self._finish(sums)),
             self._get("a0", "n_blocks"), "addi a0, a0, -1", self._put("a0", "n_blocks"), "bnez a0, 2b",
         ]  # fmt: skip
         return self.function(self.name, body, used)

@@ -18,7 +18,8 @@ import numpy as np
 from odl.errors import FitError
 from odl.graph import Graph
 from odl.memory import ALIGNMENT, Block, Tiled, pack, roots
-from odl.tiling import DMA_BYTES_PER_CYCLE, Chain, Region, TileCall, tile_chains
+from odl.tiling import DMA_BYTES_PER_CYCLE, UNTUNED, Chain, Region, TileCall, tile_chains
+from odl.tuning import Tuning
 
 _SETUP_CYCLES = 100  # of a transfer and of a call, for the estimate of what hides what
 _MACS_PER_CYCLE = 6
@@ -85,13 +86,13 @@ class _Use:
 _Key = tuple[str, Region]
 
 
-def layout(graph: Graph, capacity: int) -> Layout:
+def layout(graph: Graph, capacity: int, tuning: Tuning = UNTUNED) -> Layout:
     """Tiles, stays and transfers of a scheduled graph in `capacity` bytes of local memory.
 
     Raises FitError `tile-too-large` or `local-memory-full`.
     """
     for part in _TILE_BUDGETS:
-        chains = tile_chains(graph, capacity, int(capacity * part))
+        chains = tile_chains(graph, capacity, part, tuning)
         found = _Residency(graph, chains, capacity).result()
         if found:
             return found

@@ -13,11 +13,13 @@ from math import prod
 
 from odl.errors import FitError
 from odl.graph import Graph, Node, Operator, Slice, Tile
+from odl.tuning import Tuning
 from odl.types import TensorType
 
 CHANNEL_QUANTUM = 8  # channels of a tile: two blocks of a micro-kernel, or one for each of two pixels
 CALL_CYCLES = 300  # what one call more costs: programming the DMA, entering the kernel, a barrier
 DMA_BYTES_PER_CYCLE = 8
+UNTUNED = Tuning()
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,13 @@ class Chain:
     calls: tuple[TileCall, ...]
 
 
-def tile_chains(graph: Graph, capacity: int, wanted: int | None = None) -> tuple[Chain, ...]:
-    """The calls of a scheduled graph, each of which works in `wanted` bytes, or, where it cannot, in `capacity`.
+def tile_chains(graph: Graph, capacity: int, part: float = 1.0, tuning: Tuning = UNTUNED) -> tuple[Chain, ...]:
+    """The calls of a scheduled graph, each of which works in `part` of `capacity` bytes, or, where it cannot, in all.
 
     Views need none. A chain is one node with what only moves bytes for it, and, where it has to be cut, the elementwise nodes behind it
     that can be cut alike. Raises FitError `tile-too-large` with the node's least need.
     """
-    return tuple(_Tiling(graph, capacity, wanted or capacity).chains())
+    return tuple(_Tiling(graph, capacity, part, tuning).chains())
 
 
 def storage(graph: Graph) -> dict[str, str]:
@@ -112,8 +114,8 @@ def storage(graph: Graph) -> dict[str, str]:
 
 
 class _Tiling:
-    def __init__(self, graph: Graph, capacity: int, wanted: int) -> None:
-        self.graph, self.capacity, self.wanted = graph, capacity, wanted
+    def __init__(self, graph: Graph, capacity: int, part: float, tuning: Tuning) -> None:
+        self.graph, self.capacity, self.part, self.tuning = graph, capacity, part, tuning
         self.nodes = [node for node in graph.nodes if not node.op.view]
         self.sources = storage(graph)
         self.consumers = graph.consumers()
@@ -146,7 +148,7 @@ class _Tiling:
     def _chain(self, node: Node, movers: Mapping[str, Node], later: Sequence[Node]) -> Chain:
         everything = _Cut(self, [node], movers, None, 1).tiles()
         assert everything, f"{node.op.name} has no tile of everything"
-        for limit in (self.wanted, self.capacity):
+        for limit in (self._wanted(node), self.capacity):
             if working_bytes(everything) <= limit:
                 return _as_chain([*movers.values(), node], everything)
             fitting = [tiles for tiles in self._cuts([node], movers, limit) if tiles]
@@ -162,11 +164,15 @@ class _Tiling:
             if following.op.moves or following.op.overwrites or not self._continues(nodes, following):
                 break
             nodes.append(following)
-            fitting = [tiles for tiles in self._cuts(nodes, movers, self.wanted) if tiles]
+            fitting = [tiles for tiles in self._cuts(nodes, movers, self._wanted(node)) if tiles]
             if not fitting:
                 break
             chain = _as_chain([*movers.values(), *nodes], min(fitting, key=_cost))
         return chain
+
+    def _wanted(self, node: Node) -> int:
+        """Bytes that the operands of the node's calls may take."""
+        return int(self.capacity * self.part * self.tuning.of(node).part)
 
     def _continues(self, nodes: Sequence[Node], node: Node) -> bool:
         """Whether an elementwise node reads what the chain makes, at the same places."""
@@ -176,8 +182,11 @@ class _Tiling:
         return bool(read) and bool(node.op.in_place) and self.graph.types[node.outputs[0]].shape == size
 
     def _cuts(self, nodes: Sequence[Node], movers: Mapping[str, Node], limit: int) -> Iterator[list[list[TileCall]]]:
-        """For each axis, the coarsest cut that fits; empty where none does."""
+        """For each axis, or the one that was chosen, the coarsest cut that fits; empty where none does."""
+        chosen = self.tuning.of(nodes[0]).axis if limit < self.capacity else -1
         for axis, size in enumerate(self.graph.types[nodes[0].outputs[0]].shape):
+            if chosen not in (-1, axis):
+                continue
             yield next((tiles for n in range(2, size + 1) if (tiles := _Cut(self, nodes, movers, axis, n).tiles())
                         and working_bytes(tiles) <= limit), [])  # fmt: skip
 

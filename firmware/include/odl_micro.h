@@ -29,6 +29,9 @@
 
 enum { ODL_MICRO_COLS = 4 };
 
+/* Every file with a kernel brings these functions; weak, so that the linker keeps one, and the instruction cache too. */
+#define ODL_MICRO_FUNCTION __attribute__((noinline, weak))
+
 /* sums[r][c] = bias[c] + sum over runs, then pairs k, of x[r][k] * w[c][k], each rounded to y[r][c]; for n_blocks blocks
  * of columns, one behind the other in w, bias and y. Steps are bytes: bias_step from one block's bias to the next's, w_step
  * from one column's weights to the next's, x_skip from the end of a run to the start of the next. A call changes
@@ -186,13 +189,21 @@ static inline void odl_dot(struct odl_dot *a, uint32_t rows, uint32_t cols)
     }
 }
 
+/* Blocks at the edges: rare, and out of the way of the others' code. */
+ODL_MICRO_FUNCTION void odl_outer_edge(struct odl_outer *a, uint32_t rows, uint32_t cols)
+{
+    if (rows > 1) {
+        odl_outer_in_c(a, 4, 1);
+    } else if (cols > 1) {
+        odl_outer_in_c(a, 1, 4);
+    } else {
+        odl_outer_in_c(a, 1, 1);
+    }
+}
+
 static inline void odl_outer(struct odl_outer *a, uint32_t rows, uint32_t cols)
 {
-    if (rows > 1 && cols > 1) {
-        odl_outer_4x4(a);
-    } else {
-        rows > 1 ? odl_outer_in_c(a, 4, 1) : cols > 1 ? odl_outer_in_c(a, 1, 4) : odl_outer_in_c(a, 1, 1);
-    }
+    rows > 1 && cols > 1 ? odl_outer_4x4(a) : odl_outer_edge(a, rows, cols);
 }
 
 #else
@@ -248,9 +259,8 @@ struct odl_product {
 };
 
 /* Blocks of `rows` pixels from `pixel` on times blocks of `cols` outputs from `out` on: this core's share of them. */
-static __attribute__((noinline)) void odl_product_part(const struct odl_product *p, uint32_t rows, uint32_t cols,
-                                                       uint32_t pixel, uint32_t n_down, uint32_t out,
-                                                       uint32_t n_across)
+ODL_MICRO_FUNCTION void odl_product_part(const struct odl_product *p, uint32_t rows, uint32_t cols, uint32_t pixel,
+                                         uint32_t n_down, uint32_t out, uint32_t n_across)
 {
     const odl_range share = odl_share(n_down * n_across);
     if (share.first == share.last) {
@@ -342,7 +352,7 @@ static inline void odl_finish_cells(const struct odl_outer *a, uint32_t rows, ui
 }
 
 /* Blocks of `rows` outputs from `out` on times blocks of `cols` columns of every run from `col` on: this core's share. */
-static __attribute__((noinline)) void odl_pixel_sums_part(const struct odl_pixel_sums *p, uint32_t rows, uint32_t cols,
+ODL_MICRO_FUNCTION void odl_pixel_sums_part(const struct odl_pixel_sums *p, uint32_t rows, uint32_t cols,
                                                           uint32_t out, uint32_t n_down, uint32_t col,
                                                           uint32_t n_across)
 {

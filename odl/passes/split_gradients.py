@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from odl.graph import Graph, Node, fresh, verify
@@ -10,8 +11,9 @@ from odl.types import TensorType
 PIECE_BYTES = 8192
 
 
-def split_gradients(graph: Graph, piece_bytes: int = PIECE_BYTES) -> Graph:
-    """Compute weight gradients larger than `piece_bytes` by runs of output channels, each consumed at once.
+def split_gradients(graph: Graph, limit: Callable[[Node], int] = lambda _: PIECE_BYTES) -> Graph:
+    """Compute weight gradients larger than `limit` of their node, in bytes, by runs of output channels, each consumed at
+    once.
 
     Applies where one node makes the gradient, one node consumes it, and both can be cut along axis 0. A piece holds as
     many whole rows as fit, in multiples of four where there are that many. The arithmetic of an element does not
@@ -21,7 +23,7 @@ def split_gradients(graph: Graph, piece_bytes: int = PIECE_BYTES) -> Graph:
     cut: dict[str, Node] = {}
     for node in graph.nodes:
         users = consumers[node.outputs[0]]
-        large = graph.types[node.outputs[0]].n_bytes > piece_bytes
+        large = graph.types[node.outputs[0]].n_bytes > limit(node)
         if large and node.op.split(0, 1) and len(users) == 1 and users[0].op.split(0, 1):
             cut[users[0].name] = node
     gone = {node.name for node in cut.values()}
@@ -29,7 +31,7 @@ def split_gradients(graph: Graph, piece_bytes: int = PIECE_BYTES) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         if node.name in cut:
-            nodes += _pieces(cut[node.name], node, types, piece_bytes)
+            nodes += _pieces(cut[node.name], node, types, limit(cut[node.name]))
         elif node.name not in gone:
             nodes.append(node)
     result = replace(graph, nodes=tuple(nodes), types=types)

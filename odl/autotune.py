@@ -1,0 +1,179 @@
+"""Chooses tiles by measuring them: `odl tune`.
+
+A candidate is one setting of the knobs for the whole model. A training step of it is run and profiled once; then every
+layer and phase takes the candidate under which it was cheapest. Last, the choices are run together, and kept only if
+the whole step is faster than without. Tiles decide nothing about bits, so neither does this.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from odl import api
+from odl.errors import FitError, UsageError
+from odl.graph import Node
+from odl.ops._importer import onnx_shape
+from odl.project import sha256
+from odl.recipe import Recipe
+from odl.targets import Target, find_target
+from odl.training import STEP
+from odl.tuning import SCHEMA, Knobs, Tuning, read_tuning
+
+CANDIDATES: Mapping[str, Knobs] = {
+    "model": Knobs(),
+    "part=0.8": Knobs(part=0.8),
+    "part=0.6": Knobs(part=0.6),
+    "part=0.45": Knobs(part=0.45),
+    "rows": Knobs(part=0.95, axis=1),
+    "channels": Knobs(part=0.95, axis=3),
+    "pieces=2": Knobs(pieces=2),
+    "pieces=5": Knobs(pieces=5),
+}
+_LEAST_GAIN = 0.005  # of a layer's cycles; less is noise of its neighbours
+
+Listener = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Cycles of a step: whole, without looking, and by "layer/phase", with the profile's hook. -1: did not fit."""
+
+    whole: int
+    parts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """`before` and `after` are cycles of a whole step, by the cost model alone and with `tuning`."""
+
+    tuning: Tuning
+    before: int
+    after: int
+    candidates: Mapping[str, int]
+
+
+class Everywhere(Tuning):
+    """The same knobs for all layers."""
+
+    def of(self, node: Node) -> Knobs:  # noqa: ARG002  the same for each
+        return self.choices[""]
+
+
+def cache_path(model: Path) -> Path:
+    """Where `odl tune` keeps what it measured, and `odl build` looks for it."""
+    return model.with_name(f"{model.stem}.tune.json")
+
+
+def measured_for(model: Path, recipe: Recipe, target: str) -> dict[str, str]:
+    return {"model_sha256": sha256(model), "recipe": str(recipe), "target": target}
+
+
+def tuning_for(model: Path, recipe: Recipe, target: str) -> Tuning:
+    """What was measured for just this; nothing where there is no such file, or it is of another model or recipe."""
+    path = cache_path(model)
+    if not find_target(target).l1_bytes or not path.is_file():
+        return Tuning()
+    found = read_tuning(path)
+    return found if found.measured_for == measured_for(model, recipe, target) else Tuning()
+
+
+def tune(
+    model: Path, recipe: Recipe, target: str, *, out: Path | None = None, jobs: int = 0,
+    timeout_s: float = 900.0, progress: Listener = lambda _name, _cycles: None,
+) -> Tuned:  # fmt: skip
+    """Measure the candidates, `jobs` simulators at once (0: one a core), and write the best choices to `out`.
+
+    What is measured is kept in `out` (default: `cache_path`) as it comes, so that an interrupted call goes on where it was. Raises
+    UsageError `not-tunable` for a target without local memory or cycles, and what compiling and running raise.
+    """
+    machine = find_target(target)
+    if not machine.l1_bytes or machine.counter != "cycles":
+        raise UsageError("not-tunable", target, "it has no tiles to choose, or no cycles to count", "use -t pulp-open")
+    bench = _Bench(model, recipe, machine, out or cache_path(model), timeout_s)
+    missing = [name for name in CANDIDATES if name not in bench.known]
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+        for name, cycles in pool.map(bench.measure, missing):
+            progress(name, cycles)
+    return bench.conclude(progress)
+
+
+class _Bench:
+    """The measurements of one model, recipe and target, and the file that keeps them."""
+
+    def __init__(self, model: Path, recipe: Recipe, target: Target, path: Path, timeout_s: float) -> None:
+        self.model, self.recipe, self.target, self.path, self.timeout_s = model, recipe, target, path, timeout_s
+        self.about = measured_for(model, recipe, target.name)
+        self.known: dict[str, Measured] = dict(self._read())
+
+    def _read(self) -> Iterator[tuple[str, Measured]]:
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            note = json.loads(self.path.read_text())
+            if note["schema_version"] == SCHEMA and note["for"] == self.about:
+                for name, (whole, parts) in note["measured"].items():
+                    if name in CANDIDATES:
+                        yield name, Measured(int(whole), {str(key): int(value) for key, value in parts.items()})
+
+    def _write(self, tuning: Tuning) -> None:
+        note = json.loads(tuning.text())
+        note["measured"] = {name: (each.whole, each.parts) for name, each in sorted(self.known.items())}
+        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            part.write_text(json.dumps(note, indent=1) + "\n")
+            part.replace(self.path)
+        except OSError as error:
+            raise UsageError("file-unwritable", str(self.path), str(error.strerror), "choose another file") from error
+
+    def measure(self, name: str) -> tuple[str, int]:
+        try:
+            found = self._run(Everywhere({"": CANDIDATES[name]}))
+        except FitError:
+            found = Measured(-1, {})
+        self.known[name] = found
+        self._write(Tuning({}, self.about))
+        return name, found.whole
+
+    def conclude(self, progress: Listener) -> Tuned:
+        """Run the cheapest choices together, and keep them if they are."""
+        base = self.known["model"]
+        tuning = Tuning(dict(self._cheapest(base)), self.about)
+        before, after = base.whole, self._run(tuning).whole if tuning.choices else base.whole
+        progress("choices", after)
+        if after >= before:
+            tuning, after = Tuning({}, self.about), before
+        self._write(tuning)
+        return Tuned(tuning, before, after, {name: each.whole for name, each in self.known.items()})
+
+    def _cheapest(self, base: Measured) -> Iterator[tuple[str, Knobs]]:
+        for key, cycles in base.parts.items():
+            found = {name: each.parts.get(key, cycles) for name, each in self.known.items() if each.whole > 0}
+            best = min(found, key=lambda name: (found[name], name))
+            if found[best] < cycles * (1 - _LEAST_GAIN):
+                yield key, CANDIDATES[best]
+
+    def _run(self, tuning: Tuning) -> Measured:
+        """One training step on a sample that is made up: cycles depend on shapes alone."""
+        compiled = api.compile_model(self.model, self.recipe, self.target.name, tuning)
+        graph, training = compiled.training.step, compiled.training
+        sample, target = graph.inputs[training.sample], graph.inputs[training.target]
+        generator = np.random.default_rng(0)
+        with tempfile.TemporaryDirectory(prefix="odl-") as folder:
+            data = Path(folder) / "data.npz"
+            x = generator.standard_normal(onnx_shape(sample.shape)).astype(np.float32)
+            y = np.zeros(1, np.int32) if target.dtype.value == "i32" else np.zeros(onnx_shape(target.shape), np.float32)
+            np.savez(data, x=x, y=y)
+            run = api.train(compiled, data, self.recipe.batch, timeout_s=self.timeout_s)
+        parts: dict[str, int] = {}
+        for number, entry, call in compiled.program.calls():
+            if entry == STEP:
+                key = f"{call.layer}/{call.phase.value}"
+                parts[key] = parts.get(key, 0) + int(run.counts[0, number, 0])
+        return Measured(int(run.whole[-1]), parts)
