@@ -23,6 +23,7 @@ from odl.tuning import Tuning
 
 _SETUP_CYCLES = 100  # of a transfer and of a call, for the estimate of what hides what
 _MACS_PER_CYCLE = 6
+_SHORT_GAP = 4  # slots: what comes back so soon stays, rather than that later operands come early
 _TILE_BUDGETS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # parts of the memory that the operands of a call may take
 
 
@@ -120,13 +121,14 @@ class _Residency:
         room = _Room(stays, self.capacity)
         if not room.place_all():
             return None
-        stays = self._join(stays, room)
+        stays = self._join(stays, room, _SHORT_GAP)
         for stay in stays:
             if stay.uses[-1].written and not self._leaves(stay, len(stay.uses) - 1):
                 room.shorten(stay, stay.uses[-1].slot)
         for stay in sorted(stays, key=lambda each: (each.first, each.offset)):
             if stay.uses[0].read:
                 self._start_early(stay, room)
+        stays = self._join(stays, room, len(self.slots))
         transfers = [each for number, stay in enumerate(stays) for each in self._transfers(number, stay)]
         inputs, outputs = self._operands(stays)
         homes = frozenset(self.root[each.value] for each in transfers)
@@ -183,11 +185,12 @@ class _Residency:
         key = before.root, before.region
         return bool(use.read) and not self._changed_elsewhere(key, before.uses[-1].slot, use.slot)
 
-    def _join(self, stays: Sequence[Stay], room: _Room) -> list[Stay]:
-        """Let regions stay between two uses where there is room, the shortest gaps first."""
+    def _join(self, stays: Sequence[Stay], room: _Room, longest: int) -> list[Stay]:
+        """Let regions stay between two uses up to `longest` slots apart where there is room, the shortest gaps first."""
         following = {
             number: number + 1 for number, (stay, later) in enumerate(pairwise(stays))
             if (stay.root, stay.region) == (later.root, later.region) and self._joins(stay, later.uses[0])
+            and later.uses[0].slot - stay.uses[-1].slot <= longest
         }  # fmt: skip
         gaps = sorted(
             (stays[later].first - stays[number].last, -stays[number].n_bytes, number)

@@ -13,7 +13,7 @@ from odl.types import TensorType
 def split_reductions(graph: Graph, capacity: int) -> Graph:
     """Cut every `PairedGradient` whose operands do not fit `capacity` bytes by output rows, or by pairs in a single row.
 
-    Into as few goes as leave room for half of the next one, beside the sums. The order of a sum does not change, so no
+    Into as few goes as let two of them lie in memory at once, beside the sums. The order of a sum does not change, so no
     bit does.
     """
     types = dict(graph.types)
@@ -40,14 +40,14 @@ def _goes(graph: Graph, movers: Mapping[str, Node], node: Node, capacity: int) -
     for n_goes in range(2, most + 1):
         goes = op.goes(inputs, n_goes)
         tile = goes[0].tile(None, inputs, ()) if goes else None
-        if tile and 3 * _bytes(graph, movers, node, tile.inputs) // 2 + sums <= capacity:
+        if tile and _bytes(graph, movers, node, tile.inputs) + sums <= capacity:
             return goes
     return op.goes(inputs, most)
 
 
 def _bytes(graph: Graph, movers: Mapping[str, Node], node: Node, cuts: Sequence[Slice | None]) -> int:
-    """What slices of a node's operands take, with the larger of those that they are made from."""
-    own, sources = 0, [0]
+    """What slices of a node's operands take, and beside them the next ones, or all that they are made from."""
+    own, sources = 0, 0
     for value, cut in zip(node.inputs, cuts, strict=True):
         type_ = graph.types[value]
         own += (cut.of(type_) if cut else type_).n_bytes
@@ -55,8 +55,8 @@ def _bytes(graph: Graph, movers: Mapping[str, Node], node: Node, cuts: Sequence[
         tile = mover and mover.op.tile(cut, graph.types_of(mover.inputs), (type_,))
         if mover and tile:
             source = graph.types[mover.inputs[0]]
-            sources.append((tile.inputs[0].of(source) if tile.inputs[0] else source).n_bytes)
-    return own + max(sources)
+            sources = max(sources, (tile.inputs[0].of(source) if tile.inputs[0] else source).n_bytes)
+    return own + (own if any(cuts) else sources)
 
 
 def _chained(node: Node, goes: list[Operator], types: dict[str, TensorType], names: set[str]) -> list[Node]:
