@@ -1,9 +1,10 @@
 """The hot inner loops of sums of products, for cores with packed binary16: assembly text from one description each.
 
 Two kinds. A `Dot` block multiplies rows of x with rows of w along memory: convolutions and dense layers. An `Outer`
-block sums over pixels, which lie in pairs: weight gradients. Both hold rows x columns accumulators in registers and walk
-their operands with post-increment loads inside two nested hardware loops. The C form of firmware/include/odl_micro.h is
-the definition; this form takes the same struct, sums in the same order and gives the same bits.
+block sums over pixels, which lie in pairs: weight gradients. Both hold rows x columns accumulators in registers and
+walk their operands with post-increment loads inside two nested hardware loops. The C form of
+firmware/include/odl_micro.h is the definition; this form takes the same struct, sums in the same order and gives the
+same bits.
 
 The text is one C file: macros that stand for instructions without a mnemonic, and top-level assembly, since no
 compiler's inline assembly can hold thirty operands. ODL_ACCUMULATE_FP16 chooses the accumulator and ODL_HARDWARE_LOOPS

@@ -271,7 +271,7 @@ class _Room:
         return int(self.boxes[3].max(initial=0)) <= self.capacity
 
     def merge(self, stay: Stay, later: Stay) -> bool:
-        """Let `stay` last through all of `later`, which vanishes; False, and nothing changes, where there is no room."""
+        """Let `stay` last through all of `later`, which vanishes; False, and no change, where there is no room."""
         saved = self.boxes[:, self.at[id(later)]].copy()
         self._remove(later)
         if self._move(stay, stay.first, later.last):

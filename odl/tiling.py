@@ -1,8 +1,8 @@
 """Cuts nodes into calls whose operands fit the memory next to the cores.
 
-A call works on pieces of values: whole tensors, or slices of them. Nodes whose operands fit are one call; others are cut
-along an axis of their output by the operator's own rule (`Operator.tile`), into as few tiles as fit twice, so that the
-next tile can come in and the last one go out while one is computed. Tiling decides nothing about bits.
+A call works on pieces of values: whole tensors, or slices of them. Nodes whose operands fit are one call; others are
+cut along an axis of their output by the operator's own rule (`Operator.tile`), into as few tiles as fit twice, so that
+the next tile can come in and the last one go out while one is computed. Tiling decides nothing about bits.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class Chain:
 def tile_chains(graph: Graph, capacity: int, part: float = 1.0, tuning: Tuning = UNTUNED) -> tuple[Chain, ...]:
     """The calls of a scheduled graph, each of which works in `part` of `capacity` bytes, or, where it cannot, in all.
 
-    Views need none. A chain is one node with what only moves bytes for it, and, where it has to be cut, the elementwise nodes behind it
-    that can be cut alike. Raises FitError `tile-too-large` with the node's least need.
+    Views need none. A chain is one node with what only moves bytes for it, and, where it has to be cut, the elementwise
+    nodes behind it that can be cut alike. Raises FitError `tile-too-large` with the node's least need.
     """
     return tuple(_Tiling(graph, capacity, part, tuning).chains())
 

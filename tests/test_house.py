@@ -20,7 +20,7 @@ FLOORS = (
     ("model_file", "folding", "frontend", "export", "interpreter"),
     ("recipe", "autodiff", "training", "passes", "data"),
     ("memory", "schedule", "memory_check", "tiling", "residency"),
-    ("program", "lower", "lower_tiles", "microkernels"),
+    ("program", "lower", "lower_tiles", "micro_assembly", "microkernels", "microkernels_depthwise"),
     ("executor", "codegen"),
     ("wire", "targets", "toolchain", "compare", "project"),
     ("profile", "render", "console"),

@@ -58,7 +58,7 @@ class Window:
         return (replace(self, pads=(a - start, left, end - b, right)), a, b) if a < b else None
 
     def walks_words(self, x: Shape) -> bool:
-        """Whether, without padding, each kernel row of each output pixel is whole words of an image that starts at one."""
+        """Whether, without padding, each kernel row of each output pixel is whole words of an image at one."""
         width, channels = x[2:]
         even = channels % 2 == 0 or (channels == 1 and not (self.size[1] % 2 or self.stride[1] % 2 or width % 2))
         return even and not any(self.pads)

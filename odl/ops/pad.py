@@ -22,8 +22,8 @@ class Pad(Operator):
     """y = x with `pads` = (top, left, bottom, right) rows and columns of `value` around it. Exact.
 
     `channels` is how many more of it come behind the channels of a pixel. A negative number takes away instead.
-    x (N, H, W, C) -> y (N, top + H + bottom, left + W + right, C + channels), binary16 or, where nothing but channels
-    are taken away, binary32. With more than one image (N > 1, as the filters of a kernel are), top and bottom are 0.
+    x (N, H, W, C) -> y (N, top + H + bottom, left + W + right, C + channels), binary16. With more than one image
+    (N > 1, as the filters of a kernel are), top and bottom are 0.
     """
 
     name: ClassVar[str] = "pad"
@@ -36,9 +36,8 @@ class Pad(Operator):
         (x,) = inputs
         n, height, width, channels = x.shape
         top, left, bottom, right = self.pads
-        y = TensorType((n, top + height + bottom, left + width + right, channels + self.channels), x.dtype)
-        narrower = not any(self.pads) and self.channels < 0
-        if min(y.shape) < 1 or (n > 1 and (top or bottom)) or (x.dtype is not DType.F16 and not narrower):
+        y = TensorType((n, top + height + bottom, left + width + right, channels + self.channels))
+        if min(y.shape) < 1 or (n > 1 and (top or bottom)) or x.dtype is not DType.F16:
             raise ModelError("shape-mismatch", self.name, f"{x} to {y}")
         return (y,)
 
@@ -60,7 +59,7 @@ class Pad(Operator):
             "top": self.pads[0], "left": self.pads[1],
             "value_bits": int(fp16.bits(np.float16(self.value))),  # as bits, so that infinities need no spelling in C
         }  # fmt: skip
-        return Kernel("pad" if x.dtype is DType.F16 else "narrow_float", scalars, "odl_pad")
+        return Kernel("pad", scalars, "odl_pad")
 
     def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
         """Whole images, or rows of the one image: y's from x's, unless they lie on the border alone."""

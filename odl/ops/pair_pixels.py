@@ -1,5 +1,4 @@
-"""Pixels in pairs: an image laid out so that a word holds one channel of two output pixels, as their weight gradient
-multiplies them.
+"""Pixels in pairs: a word holds one channel of two output pixels, as their weight gradient multiplies them.
 
 Passes make this operator, no ONNX node does (`odl/passes/pair_pixels.py`).
 """
@@ -19,11 +18,11 @@ from odl.types import Array, TensorType
 
 @dataclass(frozen=True)
 class PairPixels(Operator):
-    """y[h, p, q, c] = (v[h, a, c], v[h, a + stride, c]) with a = 2 * stride * p + q; v is x with `pads` zeros around it.
+    """y[h, p, q, c] = (v[h, a, c], v[h, a + stride, c]), a = 2 * stride * p + q; v is x with `pads` zeros around.
 
-    x (1, H, W, C) -> y (top + H + bottom, n_pairs, shifts, C, 2), binary16, exact. A pixel behind the row is +0, and so is
-    the second pixel of the last pair if `is_odd`. Where output pixels 2p and 2p + 1 of a window make a pair, its tap j of
-    channel c is word j * C + c behind the start of pair p, if shifts is 2 * stride or the number of taps in a row.
+    x (1, H, W, C) -> y (top + H + bottom, n_pairs, shifts, C, 2), binary16, exact. A pixel behind the row is +0, and so
+    is the second pixel of the last pair if `is_odd`. Where output pixels 2p and 2p + 1 of a window make a pair, its tap
+    j of channel c is word j * C + c behind the start of pair p, if shifts is 2 * stride or the number of taps in a row.
     """
 
     name: ClassVar[str] = "pair_pixels"
@@ -67,7 +66,7 @@ class PairPixels(Operator):
         return Kernel("pair_pixels", scalars, "odl_pairing")
 
     def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
-        """Rows of y from rows of x, unless they lie on the border alone; or pairs from pixels where no others are read."""
+        """Rows of y from rows of x, unless on the border alone; or pairs from pixels where no others are read."""
         if cut is None:
             return Tile(self, (None,), (None,))
         if cut.axis == 1:

@@ -1,8 +1,8 @@
-"""The weight gradient of a convolution or a dense layer from operands whose pixels lie in pairs (`PairPixels`), at once or
-in several goes, each over some of the pixels: for images that are too large.
+"""Weight gradients of convolutions and dense layers from operands whose pixels lie in pairs (`PairPixels`).
 
-Passes make these operators, no ONNX node does. The running sums lie in memory between two goes exactly as they are in
-the accumulator, so no bit depends on how many goes there are: one binary32 number a sum, or the two binary16 lanes.
+At once, or, for images that are too large, in several goes, each over some of the pixels. Passes make these operators,
+no ONNX node does. The running sums lie in memory between two goes exactly as they are in the accumulator, so no bit
+depends on how many goes there are: one binary32 number a sum, or the two binary16 lanes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from odl import fp16
 from odl.fp16 import Accumulate
 from odl.graph import Kernel, Operator, Phase, Slice, Tile
 from odl.types import Array, DType, Shape, TensorType
+
+NOTHING = Slice(0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class PairedGradient(Operator):
 class _Sums(PairedGradient):
     """One go, over `part` of dy: dy, x (, sums so far) -> sums (count, *weight) binary32, or (count, *weight, 2)."""
 
-    part: Slice = Slice(0, 0, 0)
+    part: Slice = NOTHING
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         return (TensorType(self._state(self.count), DType.F32 if self._is_fp32 else DType.F16),)

@@ -47,13 +47,8 @@ def _rewrite(rewriter: Rewriter, node: Node, kept: set[str]) -> None:
     pad = _padding(node, rewriter.types[image].shape)
     plain = replace(op, window=replace(op.window, pads=(0, 0, 0, 0)))
     if _pads_something(pad):
-        scope = (
-            ""
-            if image in kept
-            else node.phase.value
-            if isinstance(op, DepthwiseWeightGradient)
-            else Phase.FORWARD.value
-        )
+        reads_again = isinstance(op, DepthwiseWeightGradient)
+        scope = "" if image in kept else (node.phase if reads_again else Phase.FORWARD).value
         inputs[at] = rewriter.make(pad, (image,), f"{image}.padded", node, scope)
     if pad.channels and isinstance(op, Conv2d):
         inputs[1] = rewriter.make(Pad((0, 0, 0, 0), channels=1), (inputs[1],), f"{inputs[1]}.padded", node)

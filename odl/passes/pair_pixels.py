@@ -16,8 +16,8 @@ def pair_pixels(graph: Graph) -> Graph:
     """Replace weight gradients of convolutions and dense layers by `PairedGradient`s of `PairPixels`. No bit changes.
 
     An image's border of zeros is made on the way. A kernel row's taps see words that follow each other: with an even
-    number of pixels in a row of the output, pairs 2 * stride apart share theirs; else the last pair's second pixel has to
-    be zero for each tap, and each has words of its own.
+    number of pixels in a row of the output, pairs 2 * stride apart share theirs; else the last pair's second pixel has
+    to be zero for each tap, and each has words of its own.
     """
     rewriter = Rewriter(graph)
     for node in graph.nodes:

@@ -11,7 +11,7 @@ from odl.types import TensorType
 
 
 def split_reductions(graph: Graph, capacity: int) -> Graph:
-    """Cut every `PairedGradient` whose operands do not fit `capacity` bytes by output rows, or by pairs in a single row.
+    """Cut every `PairedGradient` whose operands do not fit `capacity` bytes by output rows, or by a single row's pairs.
 
     Into as few goes as let two of them lie in memory at once, beside the sums. The order of a sum does not change, so no
     bit does.
@@ -32,7 +32,8 @@ def _goes(graph: Graph, movers: Mapping[str, Node], node: Node, capacity: int) -
     """The operators that take the node's place, or [] where everything fits or nothing helps."""
     op = node.op
     assert isinstance(op, PairedGradient)
-    dy, x = inputs = graph.types_of(node.inputs)
+    inputs = graph.types_of(node.inputs)
+    dy = inputs[0]
     sums = graph.types[node.outputs[0]].n_elems * 4
     if _bytes(graph, movers, node, (None, None)) + sums <= capacity:
         return []
