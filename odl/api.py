@@ -42,9 +42,9 @@ from odl.schedule import schedule
 from odl.staging import staged
 from odl.targets import DEFAULT, Memory, Target, find_target, machine_for, simulator_for
 from odl.targets.base import ignore
+from odl.tiling import UNTUNED
 from odl.toolchain import BuildResult, compile_project, find_toolchain
 from odl.training import INFER, Training, build_training
-from odl.tiling import UNTUNED
 from odl.tuning import Tuning
 from odl.types import Array
 from odl.wire import Job, Log, Loss, Record
@@ -67,6 +67,7 @@ class Compiled:
     graphs: tuple[Graph, ...]
     plan: Plan
     program: Program
+    tuning: Tuning = UNTUNED
 
     @property
     def title(self) -> str:
@@ -122,7 +123,7 @@ def _compile_tiled(model: Model, recipe: Recipe, machine: Target, training: Trai
     layouts = {graph.name: layout(graph, machine.l1_bytes, tuning) for graph in graphs}
     placed = memory.plan(graphs, {name: each.tiled() for name, each in layouts.items()})
     require_fit(placed, machine)
-    return Compiled(model, recipe, machine, training, graphs, placed, lower(graphs, placed, layouts))
+    return Compiled(model, recipe, machine, training, graphs, placed, lower(graphs, placed, layouts), tuning)
 
 
 def _for_tiles(graph: Graph, capacity: int, tuning: Tuning) -> Graph:
@@ -151,7 +152,7 @@ def with_ram(compiled: Compiled, n_bytes: int) -> Compiled:
 def open_folder(folder: str | Path) -> Compiled:
     """Compile again what a project or run folder was made from."""
     origins, _ = read_origins(Path(folder))
-    return compile_model(origins.model, origins.recipe, origins.target)
+    return compile_model(origins.model, origins.recipe, origins.target, origins.tuning)
 
 
 def build(compiled: Compiled, folder: str | Path) -> BuildResult:
@@ -161,7 +162,7 @@ def build(compiled: Compiled, folder: str | Path) -> BuildResult:
     toolchain = find_toolchain(compiled.target)
     with staged(path, MARKER) as inside:
         write_project(inside, compiled.title, compiled.program, compiled.training, compiled.target)
-        note_origins(inside, compiled.model, compiled.recipe, compiled.target.name)
+        note_origins(inside, compiled.model, compiled.recipe, compiled.target.name, compiled.tuning, {})
         ram = {"ODL_RAM_BYTES": compiled.target.ram_bytes}
         result = compile_project(inside, compiled.target, toolchain, defines=ram)
         runner = result.elf.relative_to(inside.resolve())
@@ -267,7 +268,8 @@ def save_run(run: Run, folder: str | Path, **more: object) -> None:
     """
     with staged(Path(folder), MARKER) as inside:
         compiled = run.compiled
-        note_origins(inside, compiled.model, compiled.recipe, compiled.target.name, on=run.on, loss=run.loss, **more)
+        results = {"on": run.on, "loss": run.loss, **more}
+        note_origins(inside, compiled.model, compiled.recipe, compiled.target.name, compiled.tuning, results)
         arrays: dict[str, Any] = {f"w{i}": value for i, value in enumerate(run.weights.values())}
         np.savez(inside / WEIGHTS, names=np.array(list(run.weights)), **arrays)
 

@@ -1,8 +1,9 @@
 """Chooses tiles by measuring them: `odl tune`.
 
 A candidate is one setting of the knobs for the whole model. A training step of it is run and profiled once; then every
-layer and phase takes the candidate under which it was cheapest. Last, the choices are run together, and kept only if
-the whole step is faster than without. Tiles decide nothing about bits, so neither does this.
+layer and phase takes the candidate under which it was cheapest, and the choices are run together: neighbours share the
+local memory, so they may be worse than any one candidate. The fastest whole step is kept. Tiles decide nothing about
+bits, so neither does this.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,23 +21,26 @@ import numpy as np
 
 from odl import api
 from odl.errors import FitError, UsageError
-from odl.graph import Node
 from odl.ops._importer import onnx_shape
 from odl.project import sha256
 from odl.recipe import Recipe
 from odl.targets import Target, find_target
 from odl.training import STEP
 from odl.tuning import SCHEMA, Knobs, Tuning, read_tuning
+from odl.version import VERSION
 
-CANDIDATES: Mapping[str, Knobs] = {
-    "model": Knobs(),
-    "part=0.8": Knobs(part=0.8),
-    "part=0.6": Knobs(part=0.6),
-    "part=0.45": Knobs(part=0.45),
-    "rows": Knobs(part=0.95, axis=1),
-    "channels": Knobs(part=0.95, axis=3),
-    "pieces=2": Knobs(pieces=2),
-    "pieces=5": Knobs(pieces=5),
+CANDIDATES: Mapping[str, tuple[Knobs, int]] = {
+    "cost model": (Knobs(), Tuning.gap),
+    "part=0.9": (Knobs(part=0.9), Tuning.gap),
+    "part=0.8": (Knobs(part=0.8), Tuning.gap),
+    "part=0.6": (Knobs(part=0.6), Tuning.gap),
+    "rows": (Knobs(part=0.95, axis=1), Tuning.gap),
+    "channels": (Knobs(part=0.95, axis=3), Tuning.gap),
+    "pieces=2": (Knobs(pieces=2), Tuning.gap),
+    "pieces=5": (Knobs(pieces=5), Tuning.gap),
+    "gap=1": (Knobs(), 1),
+    "gap=8": (Knobs(), 8),
+    "gap=20": (Knobs(), 20),
 }
 _LEAST_GAIN = 0.005  # of a layer's cycles; less is noise of its neighbours
 
@@ -61,26 +65,20 @@ class Tuned:
     candidates: Mapping[str, int]
 
 
-class Everywhere(Tuning):
-    """The same knobs for all layers."""
-
-    def of(self, node: Node) -> Knobs:  # noqa: ARG002  the same for each
-        return self.choices[""]
-
-
 def cache_path(model: Path) -> Path:
     """Where `odl tune` keeps what it measured, and `odl build` looks for it."""
     return model.with_name(f"{model.stem}.tune.json")
 
 
 def measured_for(model: Path, recipe: Recipe, target: str) -> dict[str, str]:
-    return {"model_sha256": sha256(model), "recipe": str(recipe), "target": target}
+    """What cycles depend on: the same model, compiled by the same odl for the same recipe and target."""
+    return {"model_sha256": sha256(model), "recipe": str(recipe), "target": target, "odl": VERSION}
 
 
 def tuning_for(model: Path, recipe: Recipe, target: str) -> Tuning:
     """What was measured for just this; nothing where there is no such file, or it is of another model or recipe."""
     path = cache_path(model)
-    if not find_target(target).l1_bytes or not path.is_file():
+    if not find_target(target).l1_bytes or not (path.is_file() and model.is_file()):
         return Tuning()
     found = read_tuning(path)
     return found if found.measured_for == measured_for(model, recipe, target) else Tuning()
@@ -92,17 +90,23 @@ def tune(
 ) -> Tuned:  # fmt: skip
     """Measure the candidates, `jobs` simulators at once (0: one a core), and write the best choices to `out`.
 
-    What is measured is kept in `out` (default: `cache_path`) as it comes, so that an interrupted call goes on where it was. Raises
-    UsageError `not-tunable` for a target without local memory or cycles, and what compiling and running raise.
+    What is measured is kept in `out` (default: `cache_path`) as it comes, so that an interrupted call goes on where it
+    was. Raises UsageError `not-tunable` for a target without local memory or cycles, and what compiling and running
+    raise.
     """
     machine = find_target(target)
     if not machine.l1_bytes or machine.counter != "cycles":
         raise UsageError("not-tunable", target, "it has no tiles to choose, or no cycles to count", "use -t pulp-open")
     bench = _Bench(model, recipe, machine, out or cache_path(model), timeout_s)
     missing = [name for name in CANDIDATES if name not in bench.known]
-    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-        for name, cycles in pool.map(bench.measure, missing):
-            progress(name, cycles)
+    pool = ThreadPoolExecutor(jobs or os.cpu_count())
+    try:
+        under_way = {pool.submit(bench.measure, name): name for name in missing}
+        for done in as_completed(under_way):
+            bench.keep(under_way[done], done.result())
+            progress(under_way[done], done.result().whole)
+    finally:
+        pool.shutdown(cancel_futures=True)
     return bench.conclude(progress)
 
 
@@ -112,10 +116,11 @@ class _Bench:
     def __init__(self, model: Path, recipe: Recipe, target: Target, path: Path, timeout_s: float) -> None:
         self.model, self.recipe, self.target, self.path, self.timeout_s = model, recipe, target, path, timeout_s
         self.about = measured_for(model, recipe, target.name)
+        self.keys = _keys(api.compile_model(model, recipe, target.name))
         self.known: dict[str, Measured] = dict(self._read())
 
     def _read(self) -> Iterator[tuple[str, Measured]]:
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # else everything is measured anew
             note = json.loads(self.path.read_text())
             if note["schema_version"] == SCHEMA and note["for"] == self.about:
                 for name, (whole, parts) in note["measured"].items():
@@ -132,32 +137,44 @@ class _Bench:
         except OSError as error:
             raise UsageError("file-unwritable", str(self.path), str(error.strerror), "choose another file") from error
 
-    def measure(self, name: str) -> tuple[str, int]:
+    def measure(self, name: str) -> Measured:
         try:
-            found = self._run(Everywhere({"": CANDIDATES[name]}))
+            return self._run(self._everywhere(name))
         except FitError:
-            found = Measured(-1, {})
+            return Measured(-1, {})
+
+    def keep(self, name: str, found: Measured) -> None:
         self.known[name] = found
         self._write(Tuning({}, self.about))
-        return name, found.whole
+
+    def _everywhere(self, name: str) -> Tuning:
+        """A candidate's knobs for all layers and phases."""
+        knobs, gap = CANDIDATES[name]
+        choices = dict.fromkeys(self.keys, knobs) if knobs != Knobs() else {}
+        return Tuning(choices, self.about, gap)
 
     def conclude(self, progress: Listener) -> Tuned:
-        """Run the cheapest choices together, and keep them if they are."""
-        base = self.known["model"]
-        tuning = Tuning(dict(self._cheapest(base)), self.about)
-        before, after = base.whole, self._run(tuning).whole if tuning.choices else base.whole
-        progress("choices", after)
-        if after >= before:
-            tuning, after = Tuning({}, self.about), before
-        self._write(tuning)
-        return Tuned(tuning, before, after, {name: each.whole for name, each in self.known.items()})
+        """Run the cheapest choices together; keep them, or the best candidate, if the step is faster than without."""
+        base = self.known["cost model"]
+        fitting = {name: each.whole for name, each in self.known.items() if each.whole > 0}
+        name = min(fitting, key=lambda each: (fitting[each], each != "cost model"))
+        best, after = self._everywhere(name), fitting[name]
+        mixed = Tuning(dict(self._cheapest(base)), self.about)
+        if mixed.choices:
+            with suppress(FitError):
+                cycles = self._run(mixed).whole
+                progress("choices", cycles)
+                best, after = (mixed, cycles) if cycles < after else (best, after)
+        self._write(best)
+        return Tuned(best, base.whole, after, {name: each.whole for name, each in self.known.items()})
 
     def _cheapest(self, base: Measured) -> Iterator[tuple[str, Knobs]]:
+        tiles = [name for name, (_, gap) in CANDIDATES.items() if gap == Tuning.gap and self.known[name].whole > 0]
         for key, cycles in base.parts.items():
-            found = {name: each.parts.get(key, cycles) for name, each in self.known.items() if each.whole > 0}
-            best = min(found, key=lambda name: (found[name], name))
+            found = {name: self.known[name].parts.get(key, cycles) for name in tiles}
+            best = min(tiles, key=lambda name: (found[name], name))
             if found[best] < cycles * (1 - _LEAST_GAIN):
-                yield key, CANDIDATES[best]
+                yield key, CANDIDATES[best][0]
 
     def _run(self, tuning: Tuning) -> Measured:
         """One training step on a sample that is made up: cycles depend on shapes alone."""
@@ -177,3 +194,9 @@ class _Bench:
                 key = f"{call.layer}/{call.phase.value}"
                 parts[key] = parts.get(key, 0) + int(run.counts[0, number, 0])
         return Measured(int(run.whole[-1]), parts)
+
+
+def _keys(compiled: api.Compiled) -> list[str]:
+    """ "layer/phase" of every call of a training step."""
+    calls = (call for _, entry, call in compiled.program.calls() if entry == STEP)
+    return list(dict.fromkeys(f"{call.layer}/{call.phase.value}" for call in calls))

@@ -14,14 +14,16 @@ from typing import Any
 
 import click
 
-from odl import api, render, results
+from odl import api, autotune, render, results
 from odl.console import Console
 from odl.errors import BitsDifferError, ExitCode, ToolError, UsageError
 from odl.fp16 import Accumulate
 from odl.project import MARKER, read_origins, sha256
 from odl.recipe import LOSSES, OPTIMIZERS, Recipe, read_recipe
 from odl.targets import DEFAULT, TARGETS, machine_for
+from odl.targets.pulp import PULP_OPEN
 from odl.toolchain import doctor as look_around
+from odl.tuning import Tuning
 from odl.version import VERSION
 
 _CODES = ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
@@ -152,10 +154,16 @@ def _compile(console: Console, path: Path, recipe: RecipeFlags, target: str | No
     started = time.monotonic()
     if (path / MARKER).is_file():
         origins, note = read_origins(path)
-        compiled = api.compile_model(origins.model, recipe.over(origins.recipe), target or origins.target)
+        wanted, machine = recipe.over(origins.recipe), target or origins.target
+        tuning = origins.tuning if (wanted, machine) == (origins.recipe, origins.target) else Tuning()
+        compiled = api.compile_model(origins.model, wanted, machine, tuning)
         console.facts["model_sha256"] = str(note.get("model_sha256", ""))
     else:
-        compiled = api.compile_model(path, recipe.over(Recipe()), target or DEFAULT.name)
+        wanted, machine = recipe.over(Recipe()), target or DEFAULT.name
+        tuning = autotune.tuning_for(path, wanted, machine)
+        if not tuning.is_empty:
+            console.log(f"{autotune.cache_path(path)}: tiles as they were measured")
+        compiled = api.compile_model(path, wanted, machine, tuning)
         console.facts["model_sha256"] = sha256(path)
     took = time.monotonic() - started
     console.log(f"{path}: {compiled.recipe} for {compiled.target.name}, compiled in {took:.1f} s")
@@ -298,6 +306,33 @@ def export(console: Console, run_folder: Path, output: Path) -> None:
     compiled = _compile(console, run_folder, RecipeFlags(None, {}), None)
     api.export(compiled, api.load_weights(run_folder, compiled), output)
     console.answer({"model": str(output), "trained": list(compiled.training.trainable)}, render.exported)
+
+
+@verb
+@_model
+@_target
+@click.option(
+    "-o", "--output", type=_path, help="The file to keep it in.  [MODEL's name, .tune.json, where build looks]"
+)
+@click.option("-j", "--jobs", default=0, type=click.IntRange(min=0), help="Simulators at once.  [one a core]")
+@click.option(
+    "--timeout", default=900.0, type=click.FloatRange(min=0, min_open=True), help="Longest silence of one.  [900]"
+)
+@recipe_options
+def tune(
+    console: Console, model: Path, target: str | None, output: Path | None, jobs: int, timeout: float,
+    recipe: RecipeFlags,
+) -> None:  # fmt: skip
+    """Measure tiles of MODEL on the simulator, layer by layer, and keep the fastest; no bit depends on them."""
+    wanted, machine = recipe.over(Recipe()), target or PULP_OPEN.name
+
+    def tell(name: str, cycles: int) -> None:
+        console.log(f"{name}: {f'{cycles:,} cycles' if cycles >= 0 else 'does not fit'}")
+
+    found = autotune.tune(model, wanted, machine, out=output, jobs=jobs, timeout_s=timeout, progress=tell)
+    console.facts["model_sha256"] = sha256(model)
+    path = output or autotune.cache_path(model)
+    console.answer(results.tuned(found, machine, str(path)), render.tuned)
 
 
 @verb

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from odl.share import share
 from odl.targets import Target
 from odl.toolchain import project_variables
 from odl.training import Training
+from odl.tuning import Tuning, tuning_from_json
 from odl.version import VERSION
 
 MARKER = "odl.json"
@@ -34,6 +36,7 @@ class Origins:
     recipe: Recipe
     target: str
     model: Path
+    tuning: Tuning
 
 
 def write_project(folder: Path, title: str, program: Program, training: Training, target: Target) -> None:
@@ -47,12 +50,14 @@ def write_project(folder: Path, title: str, program: Program, training: Training
         (folder / name).write_text(text)
 
 
-def note_origins(folder: Path, model: Model, recipe: Recipe, target: str, **more: Any) -> None:
+def note_origins(
+    folder: Path, model: Model, recipe: Recipe, target: str, tuning: Tuning, more: Mapping[str, object]
+) -> None:
     """Write a copy of the model, and odl.json: versions, the model's hash, the recipe, and `more`."""
     write_model(model.proto, folder / MODEL)
     note = {
         "schema_version": SCHEMA, "odl_version": VERSION, "model_sha256": sha256(model.path), "target": target,
-        "recipe": asdict(recipe), **more,
+        "recipe": asdict(recipe), "tuning": tuning.as_json(), **more,
     }  # fmt: skip
     (folder / MARKER).write_text(json_text.dumps(note) + "\n")
 
@@ -63,8 +68,9 @@ def read_origins(folder: Path) -> tuple[Origins, dict[str, Any]]:
         note = json.loads((folder / MARKER).read_text())
         fields = note["recipe"]
         recipe = Recipe(**{**fields, "trainable": tuple(fields["trainable"])})
-        return Origins(recipe, note["target"], folder / MODEL), note
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        tuning = tuning_from_json(note.get("tuning", {}), {})
+        return Origins(recipe, note["target"], folder / MODEL, tuning), note
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError("not-a-project", str(folder), f"holds no usable {MARKER}: {error}") from error
 
 

@@ -187,6 +187,21 @@ def built(result: Result) -> str:
     )
 
 
+def tuned(result: Result) -> str:
+    """`odl tune`: what each candidate takes, what each layer chose, and what that gained."""
+    cycles = result["cycles"]
+    lines = [
+        f"{name:12} {'does not fit' if n is None else f'{n:>12,} cycles'}" for name, n in result["candidates"].items()
+    ]
+    for key, knobs in result["tuning"].get("choices", {}).items():
+        lines.append(f"{key}: " + ", ".join(f"{name} {value}" for name, value in knobs.items()))
+    lines.append(
+        f"{result['target']}: {cycles['cost_model']:,} cycles a step by the cost model, {cycles['tuned']:,} tuned, "
+        f"{100 * result['gain']:.2f} % fewer; kept in {result['file']}"
+    )
+    return "\n".join(lines)
+
+
 def ran(result: Result) -> str:
     """`odl run`: what stands under the stream of losses."""
     loss, step, (arena,) = result["loss"], result["per_step"], result["arena_bytes"].values()

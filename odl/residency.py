@@ -23,7 +23,6 @@ from odl.tuning import Tuning
 
 _SETUP_CYCLES = 100  # of a transfer and of a call, for the estimate of what hides what
 _MACS_PER_CYCLE = 6
-_SHORT_GAP = 4  # slots: what comes back so soon stays, rather than that later operands come early
 _TILE_BUDGETS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # parts of the memory that the operands of a call may take
 
 
@@ -94,7 +93,7 @@ def layout(graph: Graph, capacity: int, tuning: Tuning = UNTUNED) -> Layout:
     """
     for part in _TILE_BUDGETS:
         chains = tile_chains(graph, capacity, part, tuning)
-        found = _Residency(graph, chains, capacity).result()
+        found = _Residency(graph, chains, capacity).result(tuning.gap)
         if found:
             return found
     raise FitError(
@@ -115,13 +114,16 @@ class _Residency:
             self.reads[root] += [(use.slot, region) for use in uses if use.read]
         self.wanted = {*graph.outputs, *graph.carries.values()}
 
-    def result(self) -> Layout | None:
-        """None where what must be there at once finds no place."""
+    def result(self, short_gap: int) -> Layout | None:
+        """None where what must be there at once finds no place.
+
+        What comes back after a short gap stays; then operands come early; then stays what comes back later.
+        """
         stays = self._least()
         room = _Room(stays, self.capacity)
         if not room.place_all():
             return None
-        stays = self._join(stays, room, _SHORT_GAP)
+        stays = self._join(stays, room, short_gap)
         for stay in stays:
             if stay.uses[-1].written and not self._leaves(stay, len(stay.uses) - 1):
                 room.shorten(stay, stay.uses[-1].slot)
@@ -186,7 +188,7 @@ class _Residency:
         return bool(use.read) and not self._changed_elsewhere(key, before.uses[-1].slot, use.slot)
 
     def _join(self, stays: Sequence[Stay], room: _Room, longest: int) -> list[Stay]:
-        """Let regions stay between two uses up to `longest` slots apart where there is room, the shortest gaps first."""
+        """Let regions stay between uses up to `longest` slots apart where there is room, the shortest gaps first."""
         following = {
             number: number + 1 for number, (stay, later) in enumerate(pairwise(stays))
             if (stay.root, stay.region) == (later.root, later.region) and self._joins(stay, later.uses[0])

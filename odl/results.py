@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from odl.api import Compiled, Run
+from odl.autotune import Tuned
 from odl.compare import Difference, Verdict
 from odl.graph import Graph, Persistent
 from odl.memory import live_bytes, timeline
@@ -202,6 +203,18 @@ def _mean(count: int, steps: int) -> float:
     """Whole where it can be."""
     whole, rest = divmod(count, steps)
     return count / steps if rest else whole
+
+
+def tuned(found: Tuned, target: str, path: str) -> Result:
+    """`odl tune`: cycles of a step by the cost model and with the choices; a candidate that does not fit has null."""
+    return {
+        "target": target,
+        "file": path,
+        "cycles": {"cost_model": found.before, "tuned": found.after},
+        "gain": 1 - found.after / found.before,
+        "candidates": {name: cycles if cycles >= 0 else None for name, cycles in found.candidates.items()},
+        "tuning": found.tuning.as_json(),
+    }
 
 
 def verified(compiled: Compiled, on: str, verdict: Verdict) -> Result:

@@ -19,8 +19,9 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Knobs:
-    """`part`: how much of the local memory the operands of a call may take. `axis`: along which its output is cut, or -1
-    for the cheapest. `pieces`: a piece of a weight's gradient takes at most one over that of the local memory."""
+    """`part`: how much of the local memory the operands of a call may take. `axis`: along which its output is cut, or
+    -1 for the cheapest. `pieces`: a piece of a weight's gradient takes at most one over that of the local memory.
+    """
 
     part: float = 1.0
     axis: int = -1
@@ -37,19 +38,41 @@ class Knobs:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Choices by "layer/phase", and what they were measured for: SHA-256 of the model, target and recipe as text."""
+    """Choices by "layer/phase", and what they were measured for: SHA-256 of the model, target and recipe as text.
+
+    `gap`: what a later call reads again within so many calls stays in the local memory before anything comes early.
+    """
 
     choices: Mapping[str, Knobs] = field(default_factory=dict)
     measured_for: Mapping[str, str] = field(default_factory=dict)
+    gap: int = 4
 
     def of(self, node: Node) -> Knobs:
         return self.choices.get(f"{node.layer}/{node.phase.value}", Knobs())
 
-    def text(self) -> str:
+    @property
+    def is_empty(self) -> bool:
+        return not self.choices and self.gap == Tuning.gap
+
+    def as_json(self) -> dict[str, Any]:
+        """`gap` and `choices`; nothing where nothing is chosen."""
         choices = {key: asdict(knobs) for key, knobs in sorted(self.choices.items())}
-        return (
-            json.dumps({"schema_version": SCHEMA, "for": dict(self.measured_for), "choices": choices}, indent=1) + "\n"
-        )
+        return {} if self.is_empty else {"gap": self.gap, "choices": choices}
+
+    def text(self) -> str:
+        """The file that `read_tuning` reads."""
+        note = {"schema_version": SCHEMA, "for": dict(self.measured_for), "tuning": self.as_json()}
+        return json.dumps(note, indent=1) + "\n"
+
+
+def tuning_from_json(note: Mapping[str, Any], measured_for: Mapping[str, str]) -> Tuning:
+    """What `as_json` made. Raises ValueError, TypeError or AttributeError where it is no such thing."""
+    choices = {str(key): Knobs(**knobs) for key, knobs in note.get("choices", {}).items()}
+    wrong = next((f"{key}: {text}" for key, knobs in choices.items() if (text := knobs.problems())), "")
+    gap = int(note.get("gap", Tuning.gap))
+    if wrong or not 0 <= gap <= 1000:
+        raise ValueError(wrong or f"gap {gap} is not within 0 and 1000")
+    return Tuning(choices, measured_for, gap)
 
 
 def read_tuning(path: Path) -> Tuning:
@@ -58,10 +81,7 @@ def read_tuning(path: Path) -> Tuning:
         note: dict[str, Any] = json.loads(path.read_text())
         if note["schema_version"] != SCHEMA:
             raise ValueError(f"schema version {note['schema_version']} is not {SCHEMA}")
-        choices = {str(key): Knobs(**knobs) for key, knobs in note["choices"].items()}
-        wrong = next((f"{key}: {text}" for key, knobs in choices.items() if (text := knobs.problems())), "")
-        if wrong:
-            raise ValueError(wrong)
-        return Tuning(choices, {str(key): str(value) for key, value in note["for"].items()})
+        about = {str(key): str(value) for key, value in note["for"].items()}
+        return tuning_from_json(note["tuning"], about)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError("bad-tuning", str(path), f"is no tuning: {error}", "make it anew by odl tune") from error

@@ -12,8 +12,7 @@ PIECE_BYTES = 8192
 
 
 def split_gradients(graph: Graph, limit: Callable[[Node], int] = lambda _: PIECE_BYTES) -> Graph:
-    """Compute weight gradients larger than `limit` of their node, in bytes, by runs of output channels, each consumed at
-    once.
+    """Compute weight gradients of more than `limit(node)` bytes by runs of output channels, each consumed at once.
 
     Applies where one node makes the gradient, one node consumes it, and both can be cut along axis 0. A piece holds as
     many whole rows as fit, in multiples of four where there are that many. The arithmetic of an element does not

@@ -13,8 +13,8 @@ from odl.types import TensorType
 def split_reductions(graph: Graph, capacity: int) -> Graph:
     """Cut every `PairedGradient` whose operands do not fit `capacity` bytes by output rows, or by a single row's pairs.
 
-    Into as few goes as let two of them lie in memory at once, beside the sums. The order of a sum does not change, so no
-    bit does.
+    Into as few goes as let two of them lie in memory at once, beside the sums. The order of a sum does not change, so
+    no bit does.
     """
     types = dict(graph.types)
     names = {node.name for node in graph.nodes}

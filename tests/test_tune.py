@@ -1,0 +1,158 @@
+"""`odl tune`: knobs change no bit, what was measured is kept and taken up again, and build uses what was chosen."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from models import draw, node, save
+from models import model as onnx_model
+
+from odl import api, autotune
+from odl.cli import cli
+from odl.compare import Reference
+from odl.errors import UsageError
+from odl.fp16 import bits
+from odl.project import read_origins
+from odl.recipe import Recipe
+from odl.targets.pulp import find_gvsoc
+from odl.training import STEP
+from odl.tuning import Knobs, Tuning, read_tuning
+
+NO_GVSOC = pytest.mark.skipif(not find_gvsoc(), reason="GVSoC is not here: set ODL_GVSOC")
+RECIPE = Recipe(lr=0.01)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Two convolutions whose images have to be cut, and a classifier."""
+    proto = onnx_model(
+        node("Conv", "x w b", "c", "conv1", kernel_shape=[3, 3], pads=[1, 1, 1, 1]), node("Relu", "c", "r", "relu1"),
+        node("Conv", "r v d", "e", "conv2", kernel_shape=[3, 3], strides=[2, 2]), node("Relu", "e", "s", "relu2"),
+        node("GlobalAveragePool", "s", "g", "pool"), node("Flatten", "g", "f", "flat"),
+        node("Gemm", "f u a", "y", "fc", transB=1), x=(1, 3, 32, 32),
+        w=draw(16, 3, 3, 3), b=draw(16), v=draw(48, 16, 3, 3), d=draw(48), u=draw(3, 48), a=draw(3),
+    )  # fmt: skip
+    return save(tmp_path, proto, "net.onnx")
+
+
+def weights_after(compiled: api.Compiled) -> dict[str, bytes]:
+    """Every weight after two steps in NumPy."""
+    reference = Reference(compiled.program, compiled.training)
+    generator = np.random.default_rng(3)
+    for label in (0, 1):
+        x = generator.standard_normal(compiled.program.inputs[compiled.training.sample].shape).astype(np.float16)
+        reference.step(x, np.array([label], np.int32), lambda *_: None)
+    return {name: bits(reference.executor.persistent(name)).tobytes() for name in compiled.training.trainable}
+
+
+@pytest.mark.parametrize(
+    "tuning",
+    [{"part": 0.5}, {"part": 0.3, "axis": 1}, {"part": 0.6, "axis": 3}, {"pieces": 7}, {"gap": 0}, {"gap": 50}],
+    ids=str,
+)
+def test_knobs_change_no_bit(model: Path, tuning: dict[str, float]) -> None:
+    plain = api.compile_model(model, RECIPE, "pulp-open")
+    knobs = Knobs(**{key: value for key, value in tuning.items() if key != "gap"})  # type: ignore[arg-type]
+    choices = dict.fromkeys(autotune._keys(plain), knobs)
+    tuned = api.compile_model(model, RECIPE, "pulp-open", Tuning(choices, gap=int(tuning.get("gap", 4))))
+    assert weights_after(tuned) == weights_after(plain)
+
+
+def test_knobs_change_the_program(model: Path) -> None:
+    plain = api.compile_model(model, RECIPE, "pulp-open")
+    smaller = Tuning(dict.fromkeys(autotune._keys(plain), Knobs(part=0.3)))
+    assert str(api.compile_model(model, RECIPE, "pulp-open", smaller).program) != str(plain.program)
+
+
+class Simulated:
+    """Stands in for the simulator: calls cost by a rule, and the whole step is their sum."""
+
+    def __init__(self, fail_at: int = -1) -> None:
+        self.fail_at, self.runs = fail_at, 0
+
+    def __call__(self, compiled: api.Compiled, *_: object, **__: object) -> SimpleNamespace:
+        self.runs += 1
+        if self.runs == self.fail_at:
+            raise KeyboardInterrupt
+        knobs = compiled.tuning.choices
+        n_calls = len(list(compiled.program.calls()))
+        counts = np.full((1, n_calls, 1), 100, np.int64)
+        for number, entry, call in compiled.program.calls():
+            chosen = knobs.get(f"{call.layer}/{call.phase.value}", Knobs())
+            if entry == STEP and chosen.part == 0.8 and call.phase.value == "forward":
+                counts[0, number, 0] = 10
+        step = [number for number, entry, _ in compiled.program.calls() if entry == STEP]
+        return SimpleNamespace(counts=counts, whole=np.array([counts[0, step, 0].sum()]))
+
+
+def test_every_layer_takes_its_cheapest(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "train", Simulated())
+    found = autotune.tune(model, RECIPE, "pulp-open", jobs=1)
+    assert found.after < found.before
+    assert found.tuning.choices
+    assert {knobs.part for key, knobs in found.tuning.choices.items() if key.endswith("/forward")} == {0.8}
+    assert read_tuning(autotune.cache_path(model)) == found.tuning
+    assert autotune.tuning_for(model, RECIPE, "pulp-open") == found.tuning
+    assert autotune.tuning_for(model, replace(RECIPE, lr=0.5), "pulp-open").is_empty
+    assert autotune.tuning_for(model, RECIPE, "qemu-zhinx").is_empty
+
+
+def test_an_interrupted_call_goes_on(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Simulated(fail_at=4)
+    monkeypatch.setattr(api, "train", broken)
+    with pytest.raises(KeyboardInterrupt):
+        autotune.tune(model, RECIPE, "pulp-open", jobs=1)
+    kept = json.loads(autotune.cache_path(model).read_text())["measured"]
+    assert 1 <= len(kept) <= 3
+    rest = Simulated()
+    monkeypatch.setattr(api, "train", rest)
+    autotune.tune(model, RECIPE, "pulp-open", jobs=1)
+    assert rest.runs in (len(autotune.CANDIDATES) - len(kept), len(autotune.CANDIDATES) - len(kept) + 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", '{"schema_version": 9}', '{"schema_version": 1, "for": {}, "tuning": {"gap": -1}}',
+     '{"schema_version": 1, "for": {}, "tuning": {"choices": {"a/b": {"part": 7}}}}',
+     '{"schema_version": 1, "for": {}, "tuning": {"choices": {"a/b": {"wings": 2}}}}'],
+)  # fmt: skip
+def test_a_file_that_is_no_tuning_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.tune.json"
+    path.write_text(text)
+    with pytest.raises(UsageError) as refused:
+        read_tuning(path)
+    assert refused.value.problems[0].code == "bad-tuning"
+
+
+def test_a_flat_target_is_refused(model: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        autotune.tune(model, RECIPE, "qemu-zhinx")
+    assert refused.value.problems[0].code == "not-tunable"
+
+
+def test_build_uses_what_was_chosen_and_notes_it(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "train", Simulated())
+    found = autotune.tune(model, RECIPE, "pulp-open", jobs=1)
+    monkeypatch.undo()
+    arguments = ["build", str(model), "-t", "pulp-open", "--lr", "0.01", "-o", str(tmp_path / "c"), "-q"]
+    finished = CliRunner().invoke(cli, arguments)
+    assert finished.exit_code == 0, finished.output
+    origins, _ = read_origins(tmp_path / "c")
+    assert (dict(origins.tuning.choices), origins.tuning.gap) == (dict(found.tuning.choices), found.tuning.gap)
+    assert api.open_folder(tmp_path / "c").tuning == origins.tuning
+
+
+@pytest.mark.gvsoc
+@NO_GVSOC
+def test_on_the_simulator(model: Path) -> None:
+    finished = CliRunner().invoke(cli, ["tune", str(model), "--json", "-q"])
+    assert finished.exit_code == 0, finished.output
+    told = json.loads(finished.stdout)
+    assert told["cycles"]["tuned"] <= told["cycles"]["cost_model"] == told["candidates"]["cost model"]
+    assert set(told["candidates"]) == set(autotune.CANDIDATES)
