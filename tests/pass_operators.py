@@ -1,9 +1,10 @@
-"""Operators that passes make and no ONNX node does: shapes of every kind, alone, in a program, and as work for cores."""
+"""Operators that passes make and no ONNX node does: shapes of every kind, and what uses them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 from team import Work
@@ -84,45 +85,49 @@ OPERATORS: list[Case] = [
 def append_all(build: Builder, accumulate: Accumulate) -> None:
     """Each operator with that accumulator as a node, and the goes of each that can be cut; operands are held."""
     rng = np.random.default_rng(11)
+
+    def hold(array: Array) -> str:
+        name = f"pass{len(build.persistent)}"
+        return build.hold(Persistent(name, TensorType(array.shape), array))
+
     for number, (op, shapes) in enumerate(OPERATORS):
-        if hasattr(op, "accumulate"):
-            op = replace(op, accumulate=accumulate)
         build.layer = f"pass{number}"
-        held = [
-            build.hold(Persistent(f"pass{number}.{at}", TensorType(shape), draw(rng, shape, 0.01)))
-            for at, shape in enumerate(shapes)
-        ]
-        build.add(op, held, f"pass{number}.y")
+        op = _with(op, accumulate)
+        inputs = [draw(rng, shape, 0.01) for shape in shapes]
+        build.add(op, [hold(array) for array in inputs], "y")
         sums: list[str] = []
-        for go in op.goes([TensorType(shape) for shape in shapes], 3) if isinstance(op, PairedGradient) else ():
-            sums = [build.add(go, (*held, *sums), f"pass{number}.sums")]
+        for go, near in in_goes(op, inputs, 3) if isinstance(op, PairedGradient) else ():
+            sums = [build.add(go, [*map(hold, near), *sums], "sums")]
 
 
 def works(accumulate: Accumulate) -> Iterator[Work]:
     """For cores: the operators above in one accumulator, their goes, and products over whole words."""
     rng = np.random.default_rng(12)
-    for op, shapes in OPERATORS:
-        if hasattr(op, "accumulate"):
-            op = replace(op, accumulate=accumulate)
-        yield Work(op, tuple(draw(rng, shape, 0.02) for shape in shapes))
-        for dtype in DType.F16, DType.F32:
-            if isinstance(op, PairedGradient):
-                yield from _in_goes(replace(op, dtype=dtype), [draw(rng, shape, 0.01) for shape in shapes])
+    for each, shapes in OPERATORS:
+        op = _with(each, accumulate)
+        inputs = [draw(rng, shape, 0.02) for shape in shapes]
+        yield Work(op, tuple(inputs))
+        for n_goes, dtype in product((2, 99), (DType.F16, DType.F32)) if isinstance(op, PairedGradient) else ():
+            sums: tuple[Array, ...] = ()
+            for go, near in in_goes(replace(op, dtype=dtype), inputs, n_goes):
+                work = Work(go, (*near, *sums))
+                yield work
+                sums = work.expected()
     yield from _products(accumulate, rng)
 
 
-def _in_goes(op: PairedGradient, inputs: list[Array]) -> Iterator[Work]:
-    """In two goes and in as many as there are; each continues what the one before leaves."""
+def _with(op: Operator, accumulate: Accumulate) -> Operator:
+    return replace(op, accumulate=accumulate) if hasattr(op, "accumulate") else op
+
+
+def in_goes(op: Operator, inputs: Sequence[Array], n_goes: int) -> Iterator[tuple[Operator, list[Array]]]:
+    """About so many goes, each with its own part of the operands; the sums so far come behind them."""
+    assert isinstance(op, PairedGradient)
     types = [TensorType(array.shape) for array in inputs]
-    for n_goes in (2, 99):
-        sums: tuple[Array, ...] = ()
-        for go in op.goes(types, n_goes):
-            tile = go.tile(None, types, [])
-            assert tile
-            near = [array[slices(each)] for array, each in zip(inputs, tile.inputs, strict=False)]
-            work = Work(tile.op, (*near, *sums))
-            yield work
-            sums = work.expected()
+    for go in op.goes(types, n_goes):
+        tile = go.tile(None, types, [])
+        assert tile
+        yield tile.op, [array[slices(each)] for array, each in zip(inputs, tile.inputs, strict=False)]
 
 
 def slices(cut: Slice | None) -> tuple[slice, ...]:

@@ -26,7 +26,6 @@ from odl.ops.pad import Pad
 from odl.ops.pair_pixels import PairPixels
 from odl.ops.paired_gradient import PairedGradient, PairedSumsBegin, PairedSumsContinue, PairedSumsEnd
 from odl.passes.for_cluster import prepare
-from odl.passes.split_reductions import split_reductions
 from odl.program import Program
 from odl.project import write_project
 from odl.schedule import schedule
@@ -107,9 +106,9 @@ def test_goes_are_the_whole(
 
 @cache
 def prepared_program(accumulate: Accumulate) -> tuple[Program, Training, Data]:
-    """All samples of all operators, forward and backward, after the passes, with gradients in goes."""
+    """All samples of all operators, forward and backward, after the passes."""
     _, training, data = whole_program(accumulate)
-    graphs = {name: schedule(split_reductions(prepare(graph), 500)) for name, graph in training.graphs.items()}
+    graphs = {name: schedule(prepare(graph)) for name, graph in training.graphs.items()}
     ordered = tuple(graphs.values())
     return lower(ordered, plan(ordered)), replace(training, graphs=graphs), data
 
