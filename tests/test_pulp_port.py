@@ -211,6 +211,38 @@ int main(void)
     assert pulp_programs.run(PULP_QEMU, elf, np.zeros(1)).tolist() == [1, 2, 0x0905]
 
 
+# --- the counter ------------------------------------------------------------------------------------------------------
+
+COUNT = """
+static __attribute__((noinline)) uint32_t cost(uint32_t n)
+{
+    uint32_t before = odl_port_counter();
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t x;
+        __asm__ volatile(".insn r 0x33, 2, 0x41, %0, %1, %1" : "=r"(x) : "r"(i));
+    }
+    return odl_port_counter() - before;
+}
+
+int main(void)
+{
+    uint32_t out[4] = {cost(10), cost(10), cost(20), cost(30)};
+    write_words(out, 4);
+}
+"""
+
+
+@pytest.mark.qemu
+def test_a_translated_instruction_always_costs_the_same(tmp_path: Path) -> None:
+    """But for the first time, when it is translated: what tests/pins says of the cluster is exact."""
+    elf = pulp_programs.build(tmp_path / "project", PULP_QEMU, COUNT)
+    first, ten, twenty, thirty = pulp_programs.run(PULP_QEMU, elf, np.zeros(1)).tolist()
+    assert pulp_programs.run(PULP_QEMU, elf, np.zeros(1)).tolist() == [first, ten, twenty, thirty]
+    assert first > ten
+    assert thirty - twenty == twenty - ten
+    assert (twenty - ten) % 10 == 0
+
+
 # --- the team ---------------------------------------------------------------------------------------------------------
 
 TEAM = """
