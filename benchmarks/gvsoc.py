@@ -1,7 +1,8 @@
 """python -m benchmarks.gvsoc: training steps on the eight cores of pulp-open, by the cycles of GVSoC.
 
-Prints a table, and writes benchmarks/gvsoc.json and docs/PULP_BENCHMARKS.md; with names of models, which are then the
-only ones, it prints alone. GVSoC is the user's own (`$ODL_GVSOC`).
+Prints a table, and writes benchmarks/gvsoc.json, docs/PULP_BENCHMARKS.md and the measured parts of README.md and
+docs/PULP.md; with names of models, which are then the only ones, it prints alone. GVSoC is the user's own
+(`$ODL_GVSOC`).
 Cycles are exact: the same compiler and simulator give them again. Measured is one step on one sample by SGD, from the
 sample in L2 to the updated weights in L2, with loss, update, transfers and barriers.
 """
@@ -19,7 +20,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gvsoc_report, precision
+from benchmarks import gvsoc_report, pages, precision, pulp_walk
 from benchmarks.call_graph import reached
 from benchmarks.measure import title
 from benchmarks.models import AUTOENCODER, ROOT, Subject, chosen
@@ -179,6 +180,12 @@ def measure_all(subjects: Mapping[str, Subject]) -> Result:
             "convolution": rows}  # fmt: skip
 
 
+def measured_parts(results: Result) -> tuple[tuple[str, str, str], ...]:
+    """(page, mark, text) of what other pages tell of these numbers."""
+    walk = gvsoc_report.layer(results, pulp_walk.MODEL, pulp_walk.LAYER)
+    return ("README.md", "cluster", gvsoc_report.headline(results)), (pulp_walk.PAGE, "conv1 cycles", f"\n{walk}\n")
+
+
 def made_on() -> dict[str, str]:
     return {"odl": VERSION, "compiler": title(find_toolchain(PULP_OPEN)), **simulator()}
 
@@ -207,6 +214,10 @@ def main() -> None:
         return
     (ROOT / "benchmarks/gvsoc.json").write_text(json.dumps(results, indent=1) + "\n")
     (ROOT / "docs/PULP_BENCHMARKS.md").write_text(gvsoc_report.page(results))
+    for page, mark, made in measured_parts(results):
+        pages.fill(page, mark, made)
+    if pulp_walk.MODEL in subjects:
+        pulp_walk.main()
     print(gvsoc_report.text(results))
 
 

@@ -1,8 +1,10 @@
-"""The cluster's measurements as text: a table for the terminal, and docs/PULP_BENCHMARKS.md, from gvsoc.json alone."""
+"""The cluster's measurements as text, from gvsoc.json alone: a table for the terminal, docs/PULP_BENCHMARKS.md, and the
+parts of README.md and docs/PULP.md that tell numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from benchmarks.report import markdown
@@ -55,6 +57,43 @@ def page(results: Result) -> str:
     layers = "".join(_layers(model, results["slow"]) for model in results["models"])
     head = _HEAD.format(bound=results["bound"])
     return f"{head}{markdown(_HEADER, list(_rows(results)))}\nMeasured with\n\n{machine}{_cores(results)}{layers}"
+
+
+def headline(results: Result) -> str:
+    """The line of the README: sums in FP32, without bank conflicts."""
+    models = [f"{model['title']} at {_plain(model)['mac_per_cycle']:.2f} MAC/clk{_against(model)}"
+              for model in results["models"] if model["model"] != "autoencoder"]  # fmt: skip
+    fast = next(row for row in results["convolution"] if (row["element"], row["accumulate"]) == ("fp16", "fp32"))
+    line = (
+        f"Measured in cycles of GVSoC, eight cores: a training step of {' and of '.join(models)}; a 3x3 convolution "
+        f"{fast['speed_up']:.2f} times as fast in FP16 as in FP32."
+    )
+    return fill(line, 118) + "\n"
+
+
+def _plain(model: Result) -> Result:
+    """The step with sums in FP32 and without bank conflicts."""
+    found: Result = next(step for step in model["steps"] if step["accumulate"] == "fp32" and not step["bank_conflicts"])
+    return found
+
+
+def _against(model: Result) -> str:
+    paper = model["paper_mac_per_cycle"]
+    return f" (the FP16 library for PULP reports {paper})" if paper else ""
+
+
+def layer(results: Result, model: str, name: str) -> str:
+    """A table of one layer's phases, for docs/PULP.md."""
+    step = next((_plain(each) for each in results["models"] if each["model"] == model), None)
+    found = next((each for each in step["layers"] if each["layer"] == name), None) if step else None
+    if not found:
+        return "Not measured.\n"
+    header = ["phase", "cycles", "MACs", "MAC/clk", "load", "code", "FPU", "DMA"]
+    rows = []
+    for phase, cost in found["phases"].items():
+        cycles, _, macs, rate, *stalls = _phase(cost, found["cycles"])[:8]
+        rows.append((phase.replace("_", " "), cycles, macs, rate, *stalls))
+    return markdown(header, rows)
 
 
 def _rows(results: Result) -> Iterator[tuple[str, ...]]:

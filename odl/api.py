@@ -40,7 +40,7 @@ from odl.recipe import Recipe
 from odl.residency import layout
 from odl.schedule import schedule
 from odl.staging import staged
-from odl.targets import DEFAULT, Memory, Target, find_target, machine_for, simulator_for
+from odl.targets import DEFAULT, Target, find_target, machine_for, simulator_for
 from odl.targets.base import ignore
 from odl.tiling import UNTUNED
 from odl.toolchain import BuildResult, compile_project, find_toolchain
@@ -101,10 +101,13 @@ class Run:
 
 
 def compile_model(
-    path: str | Path, recipe: Recipe | None = None, target: str = DEFAULT.name, tuning: Tuning = UNTUNED
+    path: str | Path, recipe: Recipe | None = None, target: str | Target = DEFAULT.name, tuning: Tuning = UNTUNED
 ) -> Compiled:
-    """Import, differentiate, order, place and lower a model. Raises ModelError, UsageError or FitError."""
-    recipe, machine = recipe or Recipe(), find_target(target)
+    """Import, differentiate, order, place and lower a model. Raises ModelError, UsageError or FitError.
+
+    `target` is one by name, or one that was made of it (`Target.resized`); folders remember the name alone.
+    """
+    recipe, machine = recipe or Recipe(), find_target(target) if isinstance(target, str) else target
     model = load_model(Path(path))
     training = build_training(model.graph, recipe)
     if machine.l1_bytes:
@@ -145,8 +148,7 @@ def require_fit(placed: Plan, target: Target) -> None:
 
 def with_ram(compiled: Compiled, n_bytes: int) -> Compiled:
     """The same program for a chip with `n_bytes` of RAM, which may be too little: see `require_fit`."""
-    others = tuple(memory for memory in compiled.target.memories if memory.name != "ram")
-    return replace(compiled, target=replace(compiled.target, memories=(*others, Memory("ram", n_bytes))))
+    return replace(compiled, target=compiled.target.resized(ram_bytes=n_bytes))
 
 
 def open_folder(folder: str | Path) -> Compiled:

@@ -308,11 +308,14 @@ def fresh(base: str, taken: Mapping[str, object] | set[str]) -> str:
 
 
 def verify(graph: Graph) -> None:
-    """Assert that every value is defined once, before its use, with the type its operator infers.
+    """Assert that every value is defined once, before its use, with the type its operator infers, and that no two nodes
+    have the same name.
 
     A failure is a bug of a pass, never of a user's model, hence an AssertionError.
     """
     known = set(graph.inputs) | set(graph.persistent)
+    names = {node.name for node in graph.nodes}
+    assert len(names) == len(graph.nodes), "two nodes have the same name"
     for node in graph.nodes:
         missing = [value for value in node.inputs if value not in known]
         assert not missing, f"{node.name} reads {missing} before definition"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bare, call_graph, gvsoc, gvsoc_report, precision
-from benchmarks.models import ROOT
+from benchmarks import bare, call_graph, gvsoc, gvsoc_report, pages, precision, pulp_walk
+from benchmarks.models import ROOT, SUBJECTS
 from odl.targets.pulp import PULP_OPEN, find_gvsoc
 
 RESULTS = ROOT / "benchmarks/gvsoc.json"
@@ -87,6 +87,30 @@ def test_the_page_has_layers_cores_and_the_simulator() -> None:
     assert "in bytes: `odl_dot_4x4` 1,300." in page
 
 
+def test_the_readme_line_says_what_was_measured() -> None:
+    line = " ".join(gvsoc_report.headline(_with_a_convolution()).split())
+    assert "a training step of A model at 3.33 MAC/clk (the FP16 library for PULP reports 1.0);" in line
+    assert "a 3x3 convolution 1.25 times as fast in FP16 as in FP32." in line
+
+
+def _with_a_convolution() -> dict[str, Any]:
+    results = invented()
+    row = {"element": "fp16", "accumulate": "fp32", "bank_conflicts": False, "speed_up": 1.25, **cost(50, 200)}
+    return {**results, "convolution": [row, *results["convolution"]]}
+
+
+def test_a_layer_that_was_not_measured() -> None:
+    assert gvsoc_report.layer(invented(), "m", "another") == gvsoc_report.layer(invented(), "n", "conv")
+    row = "| weight gradient | 100 | 300 | 3.00 | 1% | 2% | 10% | 10% |"
+    assert row in gvsoc_report.layer(invented(), "m", "conv")
+
+
+def test_a_page_is_filled_between_its_marks() -> None:
+    page = "a\n<!-- it: made -->\nold\n<!-- end of it -->\nb\n"
+    assert pages.between(page, "it") == "old\n"
+    assert pages.filled(page, "it", "new\n") == page.replace("old", "new")
+
+
 # --- what is checked in -----------------------------------------------------------------------------------------------
 
 checked_in = pytest.mark.skipif(not RESULTS.exists(), reason="make bench-gvsoc has not been run")
@@ -95,6 +119,19 @@ checked_in = pytest.mark.skipif(not RESULTS.exists(), reason="make bench-gvsoc h
 @checked_in
 def test_the_page_is_made_of_the_numbers() -> None:
     assert (ROOT / "docs/PULP_BENCHMARKS.md").read_text() == gvsoc_report.page(json.loads(RESULTS.read_text()))
+
+
+@checked_in
+def test_other_pages_tell_the_same_numbers() -> None:
+    for page, mark, made in gvsoc.measured_parts(json.loads(RESULTS.read_text())):
+        assert pages.between((ROOT / page).read_text(), mark) == made, f"{page}: make bench-gvsoc"
+
+
+@pytest.mark.skipif(not SUBJECTS[pulp_walk.MODEL].path.exists(), reason="the real models are not here")
+def test_the_walk_follows_the_program() -> None:
+    text = (ROOT / pulp_walk.PAGE).read_text()
+    for mark, made in pulp_walk.parts(pulp_walk.program()).items():
+        assert pages.between(text, mark) == made, f"{mark} changed; if that is meant: python -m benchmarks.pulp_walk"
 
 
 @checked_in

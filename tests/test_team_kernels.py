@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from host_c import compilers
 from numpy.testing import assert_array_equal
+from pass_operators import works as _from_passes
 from samples import cases
 from team import Team, Work, untouched
 
@@ -95,7 +96,7 @@ def _from_training(accumulate: Accumulate) -> Iterator[Work]:
 
 @cache
 def works(accumulate: Accumulate) -> tuple[Work, ...]:
-    return (*_from_samples(accumulate), *_from_training(accumulate))
+    return (*_from_samples(accumulate), *_from_training(accumulate), *_from_passes(accumulate))
 
 
 @pytest.fixture(scope="module", params=TEAMS, ids=lambda p: f"{p[0]}-{'pairs' if p[1] else 'single'}-{p[2].value}")

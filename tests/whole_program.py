@@ -1,10 +1,11 @@
-"""Every kernel in one program: all samples of all operators, forward and backward, and what training adds."""
+"""Every kernel in one program: all samples of all operators, forward and backward, what training and passes add."""
 
 from __future__ import annotations
 
 from functools import cache
 
 import numpy as np
+from pass_operators import append_all
 from samples import cases, together
 
 from odl.data import Data
@@ -29,6 +30,7 @@ from odl.types import DType, TensorType
 def whole_program(accumulate: Accumulate) -> tuple[Program, Training, Data]:
     """The program, how it trains, and the two samples of a batch."""
     build = together(list(cases()), accumulate)
+    append_all(build, accumulate)
     logits, label = build.input("sample", TensorType((1, 2))), build.input("label", TensorType((1,), DType.I32))
     loss, _ = build.add_many(SoftmaxCrossEntropy(), (logits, label))
     graphs = {STEP: build.graph(STEP, (loss,), _summed(build, accumulate)), APPLY: _applied(), INFER: _inferred()}

@@ -284,8 +284,8 @@ ODL_MICRO_FUNCTION void odl_product_part(const struct odl_product *p, uint32_t r
             y += p->y_pixel;
             if (++col == p->out_w) {
                 col = 0;
-                x += p->x_row - p->out_w * p->x_pixel;
-                y += p->y_row - p->out_w * p->y_pixel;
+                x += (int32_t)(p->x_row - p->out_w * p->x_pixel); /* may lead back: pixels of other phases lie between */
+                y += (int32_t)(p->y_row - p->out_w * p->y_pixel);
             }
         }
         dot.w = p->w + first * n_weights;

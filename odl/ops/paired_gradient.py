@@ -162,6 +162,11 @@ class _Sums(PairedGradient):
         first, last = self.part.first * self.stride, (self.part.last - 1) * self.stride + self.kernel_rows
         return Slice(0, first, last)
 
+    def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
+        """Of the go's own tile: the kernel sums over all that it gets."""
+        assert (self.part.first, self.part.last) == (0, inputs[0].shape[self.part.axis]), self
+        return super().kernel(inputs, outputs)
+
     def macs(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         dy = inputs[0]
         return super().macs(inputs, outputs) * len(self.part) // dy.shape[self.part.axis]

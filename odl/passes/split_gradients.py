@@ -26,16 +26,25 @@ def split_gradients(graph: Graph, limit: Callable[[Node], int] = lambda _: PIECE
         if large and node.op.split(0, 1) and len(users) == 1 and users[0].op.split(0, 1):
             cut[users[0].name] = node
     gone = {node.name for node in cut.values()}
-    types = dict(graph.types)
+    types, names = dict(graph.types), {node.name for node in graph.nodes}
     nodes: list[Node] = []
     for node in graph.nodes:
         if node.name in cut:
-            nodes += _pieces(cut[node.name], node, types, limit(cut[node.name]))
+            nodes += _named(_pieces(cut[node.name], node, types, limit(cut[node.name])), names)
         elif node.name not in gone:
             nodes.append(node)
     result = replace(graph, nodes=tuple(nodes), types=types)
     verify(result)
     return result
+
+
+def _named(pieces: list[Node], names: set[str]) -> list[Node]:
+    """The nodes under names of their own: the second update of a layer is called as a piece of the first might be."""
+    found = []
+    for node in pieces:
+        found.append(replace(node, name=fresh(node.name, names)))
+        names.add(found[-1].name)
+    return found
 
 
 def _pieces(make: Node, use: Node, types: dict[str, TensorType], piece_bytes: int) -> list[Node]:

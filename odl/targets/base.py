@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -61,6 +61,20 @@ class Target:
     def l1_bytes(self) -> int:
         """The memory named `l1`, where a plan may stage tensors; 0 where there is none."""
         return next((memory.n_bytes for memory in self.memories if memory.name == "l1"), 0)
+
+    def resized(self, *, cores: int = 0, ram_bytes: int = 0, l1_bytes: int = 0) -> Target:
+        """This machine with other numbers of cores or of bytes, where they are given; its stand-ins likewise."""
+        sizes = {"ram": ram_bytes, "l2": ram_bytes, "l1": l1_bytes}
+        defines = {name: cores if cores and name == "ODL_CORES" else value for name, value in self.defines}
+        return replace(
+            self,
+            cores=cores or self.cores,
+            memories=tuple(Memory(each.name, sizes.get(each.name) or each.n_bytes) for each in self.memories),
+            defines=tuple(defines.items()),
+            elsewhere=tuple(
+                each.resized(cores=cores, ram_bytes=ram_bytes, l1_bytes=l1_bytes) for each in self.elsewhere
+            ),
+        )
 
 
 def ignore(_record: Record) -> None:

@@ -34,7 +34,7 @@ PULP_QEMU = Target(
     memories=(Memory("l2", 1536 << 10), Memory("l1", _L1_BYTES)),
     stack_bytes=8 << 10,
     simulator="qemu",
-    counter="",  # what it would count are the instructions of translations
+    counter="instructions",  # those of a translation where it stands for one of the cluster (firmware/port/pulp_qemu)
     cores=_CORES,
     defines=(("ODL_SIMD", 1), ("ODL_HARDWARE_LOOPS", 0), ("ODL_CORES", _CORES), ("ODL_PLAYED_TEAM", 1)),
 )

@@ -36,9 +36,9 @@ void odl_softmax_cross_entropy(float *loss, float *p, const odl_half *x, const i
 void odl_softmax_cross_entropy_gradient(odl_half *dx, const float *p, const int32_t *label, uint32_t n_classes,
                                         float scale);
 
-/* y[m][n] = round(b[n] + sum over k of x[m][k] * w[n][k]); b may be NULL, which means +0.
+/* y[m][n] = round(b[n] + sum over k of x[m][k] * w[n][k]); b may be NULL, which means +0. n_inputs is odd.
  * x: n_rows x n_inputs, w: n_outputs x n_inputs, b: n_outputs, y: n_rows x n_outputs. */
-void odl_dense(odl_half *y, const odl_half *x, const odl_half *w, const odl_half *b, uint32_t n_rows,
+void odl_dense_odd(odl_half *y, const odl_half *x, const odl_half *w, const odl_half *b, uint32_t n_rows,
                uint32_t n_inputs, uint32_t n_outputs);
 /* dx[m][k] = round(sum over n of dy[m][n] * w[n][k]).
  * dy: n_rows x n_outputs, w: n_outputs x n_inputs, dx: n_rows x n_inputs. */

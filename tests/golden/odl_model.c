@@ -71,7 +71,7 @@ static void train_step(void *arena, const odl_half *sample, const int32_t *label
     odl_half *const f = HALF(2632); /* f16[1x45] */
     odl_half *const v = HALF(200); /* weight f16[3x45] */
     odl_half *const c0 = HALF(472); /* weight f16[3] */
-    odl_dense(y, f, v, c0, 1, 45, 3);
+    odl_dense_odd(y, f, v, c0, 1, 45, 3);
     AFTER(5);
 
     /* loss, forward */
@@ -203,7 +203,7 @@ static void infer(void *arena, const odl_half *sample)
     odl_half *const f = HALF(1912); /* f16[1x45] */
     odl_half *const v = HALF(200); /* weight f16[3x45] */
     odl_half *const c0 = HALF(472); /* weight f16[3] */
-    odl_dense(y, f, v, c0, 1, 45, 3);
+    odl_dense_odd(y, f, v, c0, 1, 45, 3);
     AFTER(32);
 }
 

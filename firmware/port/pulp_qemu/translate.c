@@ -1,6 +1,7 @@
 /*
  * A translation is a few scalar instructions between a save and a restore of the registers they need. Traps are slow;
- * each of these instructions traps once.
+ * each of these instructions traps once. In odl_port_counter() it counts, from the second time on, as its translation and
+ * two jumps: as many each time, but for the conversion to integers and the shuffle, which branch over an instruction.
  *
  * Registers are saved below the stack pointer, where no C program keeps anything and no interrupt comes by. Scalar
  * binary16 instructions read the low half of a register and sign-extend what they write.

@@ -1,0 +1,207 @@
+"""The blocks in assembly, through the kernels that call them, as PULP's cores run them: the bits of NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pulp_programs
+import pytest
+from numpy.testing import assert_array_equal
+from pass_operators import draw, works
+from team import Work, write_kernels
+
+from odl import microkernels
+from odl.fp16 import Accumulate, bits
+from odl.ops.dense import Dense
+from odl.ops.pair_pixels import PairPixels
+from odl.ops.paired_gradient import PairedGradient
+from odl.targets import Target
+from odl.targets.pulp import PULP_OPEN, PULP_QEMU, find_gvsoc
+from odl.types import Array, DType
+
+GVSOC = pytest.param(
+    PULP_OPEN,
+    id="gvsoc",
+    marks=[pytest.mark.gvsoc, pytest.mark.skipif(not find_gvsoc(), reason="GVSoC is not here: set ODL_GVSOC")],
+)
+BOTH = [pytest.param(PULP_QEMU, id="qemu", marks=pytest.mark.qemu), GVSOC]
+
+CANARY = 0x5A5A5A5A
+N_OPERANDS, N_NUMBERS = 5, 14
+
+# Each case: kernel, words of the result, which operand it overwrites (or -1), words of each operand, the numbers that
+# the kernel takes; then the operands. Output: results, a canary behind each.
+MAIN = """
+#include "odl_kernels.h"
+enum { N_WORDS = __IN__, N_OUT = __OUT__, N_CASES = __CASES__, N_OPERANDS = __OPERANDS__, N_HEAD = __HEAD__ };
+static uint32_t in[N_WORDS], out[N_OUT];
+const odl_half odl_zeros[64] = {0};
+
+static void compute(uint32_t kernel, void *y, void *const p[N_OPERANDS], const uint32_t *n)
+{
+    const void *const s = n;
+    switch (kernel) {
+__CALLS__
+    }
+}
+
+static void work(void *nothing)
+{
+    uint32_t *at = in;
+    uint32_t *to = out;
+    (void)nothing;
+    for (uint32_t i = 0; i < N_CASES; i++) {
+        void *operands[N_OPERANDS];
+        uint32_t *behind = at + N_HEAD;
+        for (uint32_t k = 0; k < N_OPERANDS; k++) {
+            operands[k] = at[3 + k] == 0 ? NULL : behind;
+            behind += at[3 + k];
+        }
+        ODL_EACH_CORE compute(at[0], to, operands, at + 3 + N_OPERANDS);
+        odl_barrier();
+        to += at[1] + 1;
+        at = behind;
+    }
+}
+
+/* What a kernel overwrites is there before. */
+static void prepare(void)
+{
+    const uint32_t *at = in;
+    uint32_t *to = out;
+    for (uint32_t i = 0; i < N_CASES; i++) {
+        const uint32_t *operand = at + N_HEAD;
+        for (uint32_t k = 0; k < N_OPERANDS; k++) {
+            for (uint32_t word = 0; k == at[2] && word < at[1]; word++) {
+                to[word] = operand[word];
+            }
+            operand += at[3 + k];
+        }
+        to += at[1] + 1;
+        at = operand;
+    }
+}
+
+int main(void)
+{
+    read_words(in, N_WORDS);
+    for (uint32_t i = 0; i < N_OUT; i++) {
+        out[i] = __CANARY__u;
+    }
+    prepare();
+    odl_team_run(work, NULL);
+    write_words(out, N_OUT);
+}
+"""
+
+
+def grid(accumulate: Accumulate) -> Iterator[Work]:
+    """Every number of rows and columns about a block's 4 and a group of blocks, where some blocks are none."""
+    rng = np.random.default_rng(21)
+    for rows, cols in product((1, 2, 3, 4, 5, 7, 8, 9), repeat=2):
+        n, dtype = 2 + 2 * int(rng.integers(0, 4)), DType.F16 if (rows + cols) % 2 else DType.F32
+        dense = [draw(rng, shape, 0.01) for shape in ((rows, n), (cols, n), (cols,))]
+        yield Work(Dense(accumulate), tuple(dense[: 2 + (rows + cols // 2) % 2]))
+        n_rows, n_pairs = (int(k) for k in rng.integers(1, 4, 2))
+        shapes = ((n_rows, n_pairs, 1, rows, 2), (n_rows, n_pairs, 1, cols, 2))
+        yield Work(PairedGradient((cols,), accumulate, dtype), tuple(draw(rng, shape, 0.01) for shape in shapes))
+        is_odd = bool(rows % 2)
+        yield Work(PairPixels((0, 0, 0, 0), -(-rows // 2), is_odd=is_odd), (draw(rng, (1, 2, rows, cols), 0.1),))
+
+
+@cache
+def cases(accumulate: Accumulate) -> tuple[Work, ...]:
+    """With at least one pair in each reduction: an empty sum is no kernel's work."""
+    return (*works(accumulate), *grid(accumulate))
+
+
+def words(array: Array) -> Array:
+    """The bytes of an array, filled up to whole words."""
+    data = np.ascontiguousarray(array).tobytes()
+    return np.frombuffer(data + b"\x5a" * (-len(data) % 4), np.uint32)
+
+
+def call(work: Work) -> str:
+    """The kernel's call in C: what it writes, what it reads, a struct or its fields, what comes behind."""
+    kernel, n_kept = work.kernel, len(kept(work))
+    operands = ["y", *(f"p[{at}]" for at in range(n_kept + max(work.op.arity - len(work.inputs), 0)))]
+    n = len(kernel.scalars)
+    numbers = ["s"] if kernel.struct else [f"n[{at}]" for at in range(n)]
+    extra = [f"n[{n + at}]" for at in range(len(kernel.extra))]
+    return f"odl_{kernel.name}({', '.join((*operands, *numbers, *extra))}); break;"
+
+
+def kept(work: Work) -> list[Array]:
+    """The operands that are not overwritten."""
+    gone = set(dict(work.op.overwrites).values())
+    return [array for at, array in enumerate(work.inputs) if at not in gone]
+
+
+def program(folder: Path, target: Target, cores: int, accumulate: Accumulate) -> tuple[Path, Array]:
+    """The ELF file and what it reads."""
+    chosen = cases(accumulate)
+    calls = {work.kernel.name: call(work) for work in chosen}
+    numbers = {name: number for number, name in enumerate(calls)}
+    given, n_out = [], 0
+    for work in chosen:
+        assert calls[work.kernel.name] == call(work)
+        kernel, sums = (
+            work.kernel,
+            [array for at, array in enumerate(work.inputs) if at in dict(work.op.overwrites).values()],
+        )
+        operands = [words(array) for array in kept(work)]
+        operands += [words(array)[:0] for array in [work.inputs[0]] * (N_OPERANDS - len(operands) - len(sums))]
+        operands += [words(array) for array in sums]
+        values = [int(value) & 0xFFFFFFFF for value in (*kernel.scalars.values(), *kernel.extra.values())]
+        n = len(words(work.expected()[0]))
+        head = [numbers[kernel.name], n, N_OPERANDS - 1 if sums else N_OPERANDS, *map(len, operands), *values]
+        given += [np.array(head + [0] * (N_NUMBERS - len(values)), np.uint32), *operands]
+        n_out += n + 1
+    lines = "\n".join(f"    case {number}: {calls[name]}" for name, number in numbers.items())
+    data = np.concatenate(given)
+    sizes = {
+        "IN": len(data), "OUT": n_out, "CASES": len(chosen), "CANARY": CANARY, "CALLS": lines,
+        "OPERANDS": N_OPERANDS, "HEAD": 3 + N_OPERANDS + N_NUMBERS,
+    }  # fmt: skip
+    main = MAIN
+    for name, value in sizes.items():
+        main = main.replace(f"__{name}__", str(value))
+    kernels = folder / "kernels"
+    kernels.mkdir()
+    written = [*write_kernels(kernels, numbers), kernels / "odl_kernels.h"]
+    sources = {path.name: path.read_text() for path in written} | {"odl_micro.c": microkernels.source()}
+    defines = {"ODL_CORES": cores, "ODL_ACCUMULATE_FP16": int(accumulate is Accumulate.FP16)}
+    return pulp_programs.build(folder / "project", target, main, defines, sources), data
+
+
+@pytest.mark.parametrize("accumulate", Accumulate, ids=lambda mode: mode.value)
+@pytest.mark.parametrize("cores", [1, 3, 8])
+@pytest.mark.parametrize("target", BOTH)
+def test_bits_are_those_of_numpy(target: Target, cores: int, accumulate: Accumulate, tmp_path: Path) -> None:
+    elf, data = program(tmp_path, target, cores, accumulate)
+    got, at = pulp_programs.run(target, elf, data), 0
+    for work in cases(accumulate):
+        (want,) = work.expected()
+        what = f"{work.kernel.name}, {work.op}, {[array.shape for array in work.inputs]}"
+        end = at + len(words(want))
+        written = got[at:end].tobytes()
+        result = np.frombuffer(written[: want.nbytes], want.dtype).reshape(want.shape)
+        assert_array_equal(bits(result), bits(want), err_msg=what)
+        assert set(written[want.nbytes :]) <= {0x5A}, what
+        assert got[end] == CANARY, what
+        at = end + 1
+    assert at == len(got)
+
+
+@pytest.mark.parametrize("accumulate", Accumulate, ids=lambda mode: mode.value)
+def test_every_kernel_of_a_block_is_called(accumulate: Accumulate) -> None:
+    """Products, sums over pixels at once and in goes, float or half, and pairs of pixels."""
+    called = {work.kernel.name for work in cases(accumulate)}
+    sums = {f"paired_sums_{name}" for name in ("begin", "continue", "end_half")}
+    gradients = {"paired_gradient", "paired_gradient_half", "pair_pixels"}
+    assert called >= sums | gradients | {"conv2d_unpadded", "conv2d_phases", "dense"}
+    assert ("paired_sums_end" in called) == (accumulate is Accumulate.FP16)
