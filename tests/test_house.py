@@ -19,12 +19,12 @@ FLOORS = (
     ("ops",),
     ("model_file", "folding", "frontend", "export", "interpreter"),
     ("recipe", "autodiff", "training", "passes", "data"),
-    ("memory", "schedule", "memory_check", "tiling", "residency"),
+    ("memory", "schedule", "memory_check", "tuning", "tiling", "residency"),
     ("program", "lower", "lower_tiles", "micro_assembly", "microkernels", "microkernels_depthwise"),
     ("executor", "codegen"),
     ("wire", "targets", "toolchain", "compare", "project"),
     ("profile", "render", "console"),
-    ("api", "results", "cli", "__init__", "__main__"),
+    ("api", "autotune", "results", "cli", "__init__", "__main__"),
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 
