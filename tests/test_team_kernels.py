@@ -155,6 +155,9 @@ def test_a_large_tensor_keeps_every_core_busy(team: tuple[Team, tuple[Work, ...]
             continue
         if name.endswith(("softmax", "softmax_gradient")) and n_rows < players.n_cores:
             continue
+        # Clusters have PairedGradient in its place; here each core takes pairs of output channels.
+        if name.startswith("conv2d_weight_gradient") and len(work.expected()[0]) < 2 * players.n_cores:
+            continue
         (by_core, *_) = _changed(players, work)
         assert by_core.any(axis=1).all(), f"{work.op} of {work.inputs[0].shape}: a core does nothing"
         seen.add(name)
