@@ -108,10 +108,9 @@ class _Residency:
         self.slots = self._with_idle_slots([call for chain in chains for call in chain.calls])
         self.uses = self._uses()
         self.writes: dict[str, list[tuple[int, Region]]] = defaultdict(list)
-        self.reads: dict[str, list[tuple[int, Region]]] = defaultdict(list)
+        self.arrivals: Mapping[str, Sequence[tuple[int, Region]]] = {}
         for (root, region), uses in self.uses.items():
             self.writes[root] += [(use.slot, region) for use in uses if use.written]
-            self.reads[root] += [(use.slot, region) for use in uses if use.read]
         self.wanted = {*graph.outputs, *graph.carries.values()}
 
     def result(self, short_gap: int) -> Layout | None:
@@ -124,6 +123,7 @@ class _Residency:
         if not room.place_all():
             return None
         stays = self._join(stays, room, short_gap)
+        self.arrivals = _arrivals(stays)
         for stay in stays:
             if stay.uses[-1].written and not self._leaves(stay, len(stay.uses) - 1):
                 room.shorten(stay, stay.uses[-1].slot)
@@ -131,6 +131,7 @@ class _Residency:
             if stay.uses[0].read:
                 self._start_early(stay, room)
         stays = self._join(stays, room, len(self.slots))
+        self.arrivals = _arrivals(stays)
         transfers = [each for number, stay in enumerate(stays) for each in self._transfers(number, stay)]
         inputs, outputs = self._operands(stays)
         homes = frozenset(self.root[each.value] for each in transfers)
@@ -223,14 +224,13 @@ class _Residency:
     # What moves
 
     def _leaves(self, stay: Stay, at: int) -> bool:
-        """Whether what use `at` wrote is wanted elsewhere: by a reader of another stay, or when the graph has run."""
-        use, slots = stay.uses[at], {each.slot for each in stay.uses}
+        """Whether what use `at` wrote is wanted elsewhere: by a stay that begins later, or when the graph has run."""
+        use = stay.uses[at]
         until = next((each.slot for each in stay.uses[at + 1 :] if each.written), None)
         elsewhere = any(
-            (use.slot < slot and (until is None or slot <= until) and slot not in slots and region.meets(stay.region))
-            or (slot in slots and region != stay.region and region.meets(stay.region) and slot > use.slot)
-            for slot, region in self.reads[stay.root]
-        )  # fmt: skip
+            use.slot < slot and (until is None or slot <= until) and region.meets(stay.region)
+            for slot, region in self.arrivals[stay.root]
+        )
         return elsewhere or (until is None and self._is_wanted(stay.root, use.slot, stay.region))
 
     def _is_wanted(self, root: str, slot: int, own: Region) -> bool:
@@ -309,6 +309,15 @@ class _Room:
 
     def _remove(self, stay: Stay) -> None:
         self.boxes[:, self.at[id(stay)]] = 0, -1, 0, 0
+
+
+def _arrivals(stays: Sequence[Stay]) -> Mapping[str, Sequence[tuple[int, Region]]]:
+    """By root, the slot and region of each first use that reads: what must come from farther away by then."""
+    found: dict[str, list[tuple[int, Region]]] = defaultdict(list)
+    for stay in stays:
+        if stay.uses[0].read:
+            found[stay.root].append((stay.uses[0].slot, stay.region))
+    return found
 
 
 def _estimate(call: TileCall | None) -> float:
