@@ -187,7 +187,8 @@ class _Tiling:
         for axis, size in enumerate(self.graph.types[nodes[0].outputs[0]].shape):
             if chosen not in (-1, axis):
                 continue
-            yield next((tiles for n in range(2, size + 1) if (tiles := _Cut(self, nodes, movers, axis, n).tiles())
+            cuts = {cut.step: cut for n in range(size, 1, -1) if (cut := _Cut(self, nodes, movers, axis, n)).step}
+            yield next((tiles for step in sorted(cuts, reverse=True) if (tiles := cuts[step].tiles())
                         and working_bytes(tiles) <= limit), [])  # fmt: skip
 
     def _too_large(self, node: Node, movers: Mapping[str, Node], everything: list[list[TileCall]]) -> FitError:
@@ -230,17 +231,30 @@ class _Cut:
     def tiles(self) -> list[list[TileCall]]:
         """The calls of each tile; empty if an operator cannot be cut so."""
         made: set[tuple[str, Region]] = set()
-        tiles = [self._tile(cut, made) for cut in self._slices()]
-        return [tile for tile in tiles if tile] if all(tiles) else []
+        tiles: list[list[TileCall]] = []
+        for cut in self._slices():
+            tiles.append(self._tile(cut, made))
+            if not tiles[-1]:
+                return []
+        return tiles
 
-    def _slices(self) -> list[Slice | None]:
+    @property
+    def step(self) -> int:
+        """How much of the axis a tile takes; 0 for all of everything. Different numbers of tiles may have the same."""
         if self.axis is None:
-            return [None]
+            return 0
         shape = self.tiling.graph.types[self.nodes[0].outputs[0]].shape
         is_last = self.axis == len(shape) - 1
         quantum = CHANNEL_QUANTUM if is_last and shape[self.axis] > CHANNEL_QUANTUM else 1
-        step = -(-shape[self.axis] // (self.n_tiles * quantum)) * quantum
-        return [Slice(self.axis, at, min(at + step, shape[self.axis])) for at in range(0, shape[self.axis], step)]
+        return -(-shape[self.axis] // (self.n_tiles * quantum)) * quantum
+
+    def _slices(self) -> Iterator[Slice | None]:
+        if self.axis is None:
+            yield None
+            return
+        size = self.tiling.graph.types[self.nodes[0].outputs[0]].shape[self.axis]
+        for first in range(0, size, self.step):
+            yield Slice(self.axis, first, min(first + self.step, size))
 
     def _tile(self, cut: Slice | None, made: set[tuple[str, Region]]) -> list[TileCall]:
         calls: list[TileCall] = []

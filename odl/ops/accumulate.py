@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from odl import fp16
-from odl.graph import Kernel, Operator, Phase
+from odl.graph import Kernel, Operator, Phase, Slice, Tile
 from odl.types import Array, DType, TensorType
 
 
@@ -47,6 +47,16 @@ class AccumulateGradient(Operator):
     def split(self, first: int, count: int) -> Operator:
         return replace(self, first=first, count=count)
 
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Cuts along axis 0 of what is added; the sum is needed no further than that."""
+        total, g = inputs
+        cut = cut or Slice(0, 0, g.shape[0])
+        if cut.axis or cut.last > g.shape[0]:
+            return None
+        rows = Slice(0, self.first + cut.first, self.first + cut.last)
+        held = None if len(rows) == total.shape[0] else rows
+        return Tile(replace(self, first=0, count=0), (held, None if len(cut) == g.shape[0] else cut), (held,))
+
 
 @dataclass(frozen=True)
 class ClearGradient(Operator):
@@ -65,3 +75,6 @@ class ClearGradient(Operator):
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         return Kernel(f"{self.name}_{outputs[0].dtype.value}", {"n_elems": outputs[0].n_elems})
+
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        return Tile(self, (cut,), (cut,))

@@ -1,0 +1,110 @@
+"""Random small networks for a cluster whose L1 is so small that they are cut into tiles: each is its seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+from random_models import Net
+
+from odl import Recipe
+from odl.targets import Target
+from odl.targets.pulp import PULP_OPEN
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network with its number of classes, how it is trained, and on how many cores. `seed` tells it from others."""
+
+    seed: int
+    model: onnx.ModelProto
+    classes: int
+    recipe: Recipe
+    cores: int
+
+    def machines(self) -> Iterator[Target]:
+        """Clusters with more and more L1, from 4 KiB to all that there is."""
+        n_bytes = 4 << 10
+        while n_bytes < PULP_OPEN.l1_bytes:
+            yield PULP_OPEN.resized(cores=self.cores, l1_bytes=n_bytes)
+            n_bytes += n_bytes // 1024 * 256
+        yield PULP_OPEN.resized(cores=self.cores)
+
+
+def case(seed: int) -> Case:
+    """One to four layers over 1 to 40 channels of an image with sides of 1 to 20, then a dense layer and Softmax."""
+    rng = np.random.default_rng([seed, 31])
+    shape = tuple(int(rng.integers(1, most + 1)) for most in (40, 20, 20))
+    net = Net(rng, shape)
+    for _ in range(rng.integers(1, 5)):
+        LAYERS[rng.integers(len(LAYERS))](rng, net)
+    classes = int(rng.integers(2, 12))
+    if rng.random() < 0.5:
+        net.add("GlobalAveragePool", [], (net.shape[0], 1, 1))
+    features = int(np.prod(net.shape))
+    net.add("Flatten", [], (features,))
+    net.add("Gemm", [_weight(net, (classes, features)), net.weight((classes,), 0.1)], (classes,), transB=1)
+    net.add("Softmax", [], (classes,))
+    source = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, *shape])
+    output = helper.make_tensor_value_info(net.last, TensorProto.FLOAT, [1, classes])
+    graph = helper.make_graph(net.nodes, f"random{seed}", [source], [output], net.initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return Case(seed, model, classes, _recipe(rng), int(rng.integers(1, 9)))
+
+
+def _recipe(rng: np.random.Generator) -> Recipe:
+    return Recipe(
+        lr=0.05,
+        momentum=(0.0, 0.9)[rng.integers(2)],
+        weight_decay=(0.0, 1e-3)[rng.integers(2)],
+        batch=int(rng.integers(1, 3)),
+        accumulate=("fp32", "fp16")[rng.integers(2)],
+        gradients=("fp32", "fp16")[rng.integers(2)],
+    )
+
+
+def _weight(net: Net, shape: tuple[int, ...]) -> str:
+    """Such that a sum of its products with numbers near 1 is near 1."""
+    return net.weight(shape, float(np.prod(shape[1:])) ** -0.5)
+
+
+def _convolution(rng: np.random.Generator, net: Net) -> None:
+    channels, *image = net.shape
+    depthwise = rng.random() < 0.4
+    size = [int(rng.integers(1, min(3, side) + 1)) for side in image]
+    stride = [int(side) for side in rng.integers(1, 3, 2)]
+    pads = [int(rng.integers(0, side)) for side in (*size, *size)]
+    out = channels if depthwise else int(rng.integers(1, 41))
+    group = channels if depthwise else 1
+    inputs = [_weight(net, (out, channels // group, *size))]
+    inputs += [net.weight((out,), 0.1)] if rng.random() < 0.7 else []
+    new = [(n + a + b - k) // s + 1 for n, a, b, k, s in zip(image, pads[:2], pads[2:], size, stride, strict=True)]
+    net.add("Conv", inputs, (out, *new), strides=stride, pads=pads, group=group)
+
+
+def _relu(_rng: np.random.Generator, net: Net) -> None:
+    net.add("Relu", [], net.shape)
+
+
+def _pool(rng: np.random.Generator, net: Net) -> None:
+    channels, *image = net.shape
+    size = [int(rng.integers(1, min(3, side) + 1)) for side in image]
+    stride = [int(side) for side in rng.integers(1, 4, 2)]
+    new = [(n - k) // s + 1 for n, k, s in zip(image, size, stride, strict=True)]
+    net.add(("MaxPool", "AveragePool")[rng.integers(2)], [], (channels, *new), kernel_shape=size, strides=stride)
+
+
+def _residual(rng: np.random.Generator, net: Net) -> None:
+    """A sum of an image, and of a convolution of it that keeps its shape."""
+    branch, shape = net.last, net.shape
+    channels = shape[0]
+    group = channels if rng.random() < 0.3 else 1
+    net.add("Conv", [_weight(net, (channels, channels // group, 3, 3))], shape, pads=[1, 1, 1, 1], group=group)
+    _relu(rng, net)
+    net.add("Add", [branch], shape)
+
+
+LAYERS = (_convolution, _convolution, _convolution, _relu, _pool, _residual)
