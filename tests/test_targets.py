@@ -82,7 +82,7 @@ def test_training_gives_numpys_bits(target: Target, run: Callable[..., Log]) -> 
     assert tiny.canonical(w) == tiny.canonical(model.w)
     assert b.tolist() == [0.5]
     assert np.isnan(log.losses[-1])
-    assert log.boot == wire.Boot(MODEL_ID, 64, tiny.N_TRACED, tiny.N_CALLS, 2, 6, 0)
+    assert log.boot == wire.Boot(MODEL_ID, 64, tiny.N_TRACED, tiny.N_CALLS, 1, 2, 6, 0)
 
 
 @pytest.mark.parametrize("target", EVERY)
@@ -304,8 +304,9 @@ def pretend(script: str, workdir: Path, *, timeout_s: float = 20) -> OdlError:
             return head + struct.pack("<I", zlib.crc32(head))
         def words(*values):
             return struct.pack(f"<{len(values)}I", *values)
-        boot = record(0x544F4F42, words(1, %d, 64, 5, 4, 2, 6, 0)[:28])
-        good = boot + record(0x53534F4C, words(0)) + record(0x4B415453, words(0)) + record(0x20444E45, words(0))
+        boot = record(0x544F4F42, words(2, %d, 64, 5, 4, 1, 2, 6))
+        tags = 0x53534F4C, 0x4E554F43, 0x4B415453, 0x20444E45
+        good = boot + b"".join(record(tag, words(0)) for tag in tags)
         log = open("log.bin", "wb", buffering=0)
     """
     text = textwrap.dedent(prelude) % MODEL_ID + textwrap.dedent(script)
@@ -322,9 +323,9 @@ def pretend(script: str, workdir: Path, *, timeout_s: float = 20) -> OdlError:
         pytest.param("log.write(good[:-5])", "log-truncated", "inside a record", id="cut"),
         pytest.param("log.write(boot)", "log-truncated", "no END", id="no end"),
         pytest.param("", "log-truncated", "no END", id="nothing"),
-        pytest.param("log.write(good[:50] + b'?' + good[51:])", "log-garbled", "byte 48", id="garbled"),
-        pytest.param("log.write(boot + b'?' * 99); time.sleep(99)", "log-garbled", "byte 48", id="garbled and alive"),
-        pytest.param("log.write(good.replace(good[48:72], b''))", "log-incomplete", "Loss", id="a loss too few"),
+        pytest.param("log.write(good[:54] + b'?' + good[55:])", "log-garbled", "byte 52", id="garbled"),
+        pytest.param("log.write(boot + b'?' * 99); time.sleep(99)", "log-garbled", "byte 52", id="garbled and alive"),
+        pytest.param("log.write(good.replace(good[52:76], b''))", "log-incomplete", "Loss", id="a loss too few"),
         pytest.param("print('ouch'); sys.exit(3)", "target-crashed", "exit status 3\n  | ouch", id="failed"),
         pytest.param("log.write(good); sys.exit(3)", "target-crashed", "exit status 3", id="failed after the end"),
         pytest.param("sys.exit(70)", "target-io", "could not write", id="a status of its own"),
