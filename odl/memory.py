@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import numpy as np
@@ -50,13 +50,15 @@ class Plan:
 
     `persistent_bytes` is the part of the arena that outlives a graph, padding included; transient values lie above it.
     `lower_bound` is what no arena for these graphs, in this order, can go below: the persistent bytes and the most
-    transient bytes that live at once, both without padding.
+    transient bytes that live there at once, both without padding. `chains`, by graph name, are the nodes that run at
+    once.
     """
 
     places: Mapping[str, Mapping[str, Place]]
     n_bytes: Mapping[str, int]
     lower_bound: int
     persistent_bytes: int
+    chains: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def plan(graphs: Sequence[Graph], tiled: Mapping[str, Tiled] | None = None) -> P
     assert len({graph.name for graph in graphs}) == len(graphs), "two graphs have the same name"
     held, n_bytes = _hold(graphs)
     persistent_bytes = n_bytes[ARENA]
-    blocks_of = {graph.name: blocks(graph, tiled[graph.name].chains if tiled else ()) for graph in graphs}
+    chains = {name: each.chains for name, each in tiled.items()}
+    blocks_of = {graph.name: blocks(graph, chains.get(graph.name, ())) for graph in graphs}
     transient = [
         [block for block in blocks_of[graph.name] if _is_transient(graph, block) and _has_home(block, tiled, graph)]
         for graph in graphs
@@ -103,23 +106,33 @@ def plan(graphs: Sequence[Graph], tiled: Mapping[str, Tiled] | None = None) -> P
             for block in blocks_of[graph.name] if block.values[0] in place for value in block.values
         }  # fmt: skip
     unpadded = sum(t.type.n_bytes for name, t in _persistent(graphs).items() if held[name].space == ARENA)
-    most_live = max((most for graph in graphs for most in live_bytes(graph)), default=0)
-    return Plan(places, n_bytes, unpadded + most_live, persistent_bytes)
+    most_live = max((most for moving in transient for most in _live(moving)), default=0)
+    return Plan(places, n_bytes, unpadded + most_live, persistent_bytes, chains)
 
 
 def timeline(graph: Graph, planned: Plan) -> tuple[tuple[Block, Place], ...]:
-    """The memory map of a planned graph over time: its blocks in order of definition, and where they lie."""
+    """The memory map of a planned graph over time: its blocks that have a place, in order of definition."""
     places = planned.places[graph.name]
-    return tuple((block, places[block.values[0]]) for block in blocks(graph))
+    found = blocks(graph, planned.chains.get(graph.name, ()))
+    return tuple((block, places[block.values[0]]) for block in found if block.values[0] in places)
 
 
-def live_bytes(graph: Graph) -> list[int]:
-    """For each node of a scheduled graph, the transient bytes that live while it runs, without padding."""
-    change = [0] * (len(graph.nodes) + 1)
-    for block in blocks(graph):
-        if _is_transient(graph, block):
-            change[block.first] += block.n_bytes
-            change[block.last + 1] -= block.n_bytes
+def live_bytes(graph: Graph, planned: Plan | None = None) -> list[int]:
+    """For each node of a scheduled graph, the transient bytes that live while it runs, without padding.
+
+    With a plan, those of values that have a place in it.
+    """
+    found = [block for block, _ in timeline(graph, planned)] if planned else blocks(graph)
+    live = _live([block for block in found if _is_transient(graph, block)])
+    return live + [0] * (len(graph.nodes) - len(live))
+
+
+def _live(transient: Sequence[Block]) -> list[int]:
+    """For each node up to the last that has some, the bytes of blocks that live while it runs."""
+    change = [0] * (max((block.last for block in transient), default=-1) + 2)
+    for block in transient:
+        change[block.first] += block.n_bytes
+        change[block.last + 1] -= block.n_bytes
     return list(accumulate(change))[:-1]
 
 

@@ -111,7 +111,7 @@ def _by(shape: Sequence[int]) -> str:
 
 def plan(result: Result) -> str:
     """`odl plan`: sizes, then the order of each entry with a picture of the arena while each node runs."""
-    (size,), bound, kept = result["arena_bytes"].values(), result["arena_lower_bound"], result["persistent_bytes"]
+    size, bound, kept = result["arena_bytes"]["arena"], result["arena_lower_bound"], result["persistent_bytes"]
     flash, ram = result["flash_bytes"], result["ram"]
     inputs = ", ".join(f"{name} {n_bytes:,}" for name, n_bytes in result["input_bytes"].items())
     facts = _facts(
@@ -120,27 +120,51 @@ def plan(result: Result) -> str:
         ("lower bound", f"{bound:,} bytes; the arena is {size - bound:,} above it"),
         ("flash", f"{flash['constants']:,} bytes of constants, {flash['initial_weights']:,} of initial weights"),
         ("inputs", f"{inputs} bytes, in the caller's memory"),
-        ("tiles", "none: the memory is flat"),
+        ("L1", _local(result)),
         ("RAM", f"{ram['needed']:,} bytes with {result['stack_bytes']:,} of stack, of {ram['available']:,}: "
                 f"{'fits' if ram['fits'] else 'does not fit'}"),
     )  # fmt: skip
     return _paragraphs(facts, *(_order(entry, size, kept) for entry in result["entries"]))
 
 
+def _local(result: Result) -> str:
+    """The memory next to the cores, and what moves between it and the others in each entry."""
+    local = result["l1"]
+    if not local:
+        return "none: the memory is flat"
+    moved = (
+        f"{entry['entry']} moves {sum(t['dma_in_bytes'] for t in entry['tiles']):,} bytes in and "
+        f"{sum(t['dma_out_bytes'] for t in entry['tiles']):,} out"
+        for entry in result["entries"]
+    )
+    return f"{local['needed']:,} bytes of {local['available']:,}; {', '.join(moved)}"
+
+
 def _order(entry: Result, size: int, kept: int) -> str:
+    tiles = {each["node"]: each for each in entry["tiles"]}
     rows = (
         (
             at,
             node["live_bytes"],
             _map(entry["blocks"], at, size, kept),
+            *(_tiled(tiles.get(node["node"])) if tiles else ()),
             node["operator"],
             _words(node["phase"]),
             node["layer"],
         )
         for at, node in enumerate(entry["nodes"])
     )
-    header = ("node", "live", "arena: = persistent, # live", "operator", "phase", "layer")
+    local = ("tiles", "L1", "in", "out") if tiles else ()
+    header = ("node", "live", "arena: = persistent, # live", *local, "operator", "phase", "layer")
     return f"{entry['entry']}\n{table(header, rows)}"
+
+
+def _tiled(tiles: Result | None) -> tuple[object, ...]:
+    """How often a node is called, along which axis, what a call has in L1, what moves; nothing for a view."""
+    if not tiles:
+        return ("",) * 4
+    cut = "" if tiles["axis"] is None else f" (axis {tiles['axis']})"
+    return f"{tiles['calls']}{cut}", tiles["l1_bytes"], tiles["dma_in_bytes"], tiles["dma_out_bytes"]
 
 
 def _words(phase: str) -> str:
@@ -177,7 +201,7 @@ def _blocks(entry: Result) -> Iterator[str]:
 
 def built(result: Result) -> str:
     """`odl build`."""
-    sizes, (arena,) = result["section_bytes"], result["arena_bytes"].values()
+    sizes, arena = result["section_bytes"], result["arena_bytes"]["arena"]
     measured = f"text {sizes['text']:,}, data {sizes['data']:,}, bss {sizes['bss']:,} bytes"
     return _facts(
         ("project", result["folder"]),
@@ -204,7 +228,7 @@ def tuned(result: Result) -> str:
 
 def ran(result: Result) -> str:
     """`odl run`: what stands under the stream of losses."""
-    loss, step, (arena,) = result["loss"], result["per_step"], result["arena_bytes"].values()
+    loss, step, arena = result["loss"], result["per_step"], result["arena_bytes"]["arena"]
     counter = _counter(result)
     cost = "".join(f"{step[word]:,.0f} {word}, " for word in [counter] if word)
     rate = f", {step['mac_per_cycle']:.2f} a cycle" if "mac_per_cycle" in step else ""

@@ -97,8 +97,10 @@ def layout(graph: Graph, capacity: int, tuning: Tuning = UNTUNED) -> Layout:
         if found:
             return found
     raise FitError(
-        "local-memory-full", graph.name, f"no layout of its tiles in {capacity:,} bytes", "make tiles smaller"
-    )
+        "local-memory-full", graph.name, f"no layout of its tiles in {capacity:,} bytes",
+        "make its widest layers narrower, keep gradients in binary16 (--gradients fp16), or choose a target with more "
+        "local memory",
+    )  # fmt: skip
 
 
 class _Residency:

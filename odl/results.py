@@ -18,9 +18,10 @@ from odl.graph import Graph, Persistent
 from odl.memory import live_bytes, timeline
 from odl.ops._importer import IMPORTS, onnx_shape
 from odl.profile import Cost, profile, total
-from odl.program import ARENA, FLASH
+from odl.program import ARENA, FLASH, LOCAL
 from odl.render import memory_map
 from odl.targets import DEFAULT, TARGETS
+from odl.tile_report import tiled_nodes
 from odl.toolchain import BuildResult, ToolStatus
 
 Result = dict[str, Any]
@@ -106,21 +107,22 @@ def planned(compiled: Compiled) -> Result:
         "input_bytes": {name: spaces[name] for name in compiled.program.inputs},
         "stack_bytes": target.stack_bytes,
         "ram": {"needed": needed, "available": target.ram_bytes, "fits": needed <= target.ram_bytes},
-        "tiles": [],
+        "l1": {"needed": spaces.get(LOCAL, 0), "available": target.l1_bytes} if target.l1_bytes else None,
         "entries": [_entry(compiled, graph) for graph in compiled.graphs],
     }
 
 
 def arena(compiled: Compiled) -> Result:
-    """The size of each memory that the plan fills, and the size that no plan for the same order goes below."""
+    """The size of each memory that the plan fills, and what no plan of the arena for the same order goes below."""
     program = compiled.program
-    return {"arena_bytes": {ARENA: program.spaces[ARENA]}, "arena_lower_bound": program.lower_bound}
+    sizes = {space: program.spaces[space] for space in (ARENA, LOCAL) if space in program.spaces}
+    return {"arena_bytes": sizes, "arena_lower_bound": program.lower_bound}
 
 
 def _entry(compiled: Compiled, graph: Graph) -> Result:
     nodes = [
         {"node": n.name, "operator": n.op.name, "layer": n.layer, "phase": n.phase.value, "live_bytes": live}
-        for n, live in zip(graph.nodes, live_bytes(graph), strict=True)
+        for n, live in zip(graph.nodes, live_bytes(graph, compiled.plan), strict=True)
     ]
     blocks = [
         {
@@ -129,7 +131,20 @@ def _entry(compiled: Compiled, graph: Graph) -> Result:
         }
         for block, place in timeline(graph, compiled.plan)
     ]  # fmt: skip
-    return {"entry": graph.name, "nodes": nodes, "blocks": blocks}
+    tiles = _tiles(compiled, graph) if compiled.program.has_team else []
+    return {"entry": graph.name, "nodes": nodes, "blocks": blocks, "tiles": tiles}
+
+
+def _tiles(compiled: Compiled, graph: Graph) -> list[Result]:
+    """The nodes that have calls, in order. `axis` is of the node's output as it is stored, None where it is whole."""
+    found = tiled_nodes(compiled.program.entries[graph.name], {node.name for node in graph.nodes})
+    return [
+        {
+            "node": node.name, "calls": tiles.calls, "axis": tiles.axis if tiles.axis >= 0 else None,
+            "l1_bytes": tiles.l1_bytes, "dma_in_bytes": tiles.dma_in_bytes, "dma_out_bytes": tiles.dma_out_bytes,
+        }
+        for node in graph.nodes if (tiles := found.get(node.name))
+    ]  # fmt: skip
 
 
 STAGES: Mapping[str, Callable[[Compiled], str]] = {
