@@ -77,10 +77,9 @@ def measured_for(model: Path, recipe: Recipe, target: str) -> dict[str, str]:
 
 def tuning_for(model: Path, recipe: Recipe, target: str) -> Tuning:
     """What was measured for just this; nothing where there is no such file, or it is of another model or recipe."""
-    path = cache_path(model)
-    if not find_target(target).l1_bytes or not (path.is_file() and model.is_file()):
+    if not find_target(target).l1_bytes or not model.is_file() or not cache_path(model).is_file():
         return Tuning()
-    found = read_tuning(path)
+    found = read_tuning(cache_path(model))
     return found if found.measured_for == measured_for(model, recipe, target) else Tuning()
 
 

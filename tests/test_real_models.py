@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 
 from odl import Recipe, compile_model, verify
 from odl.program import ARENA
+from odl.targets.pulp import find_gvsoc
 
 STEPS = 10
+NO_GVSOC = pytest.mark.skipif(not find_gvsoc(), reason="GVSoC is not here: set ODL_GVSOC")
 
 # Learning rates at which ten steps of these pre-trained models stay finite, so that the comparison is of numbers.
 RECIPES = {
@@ -46,6 +49,22 @@ def test_every_bit_of_ten_steps(real: Path, model: str, target: str, tmp_path: P
     verdict = verify(compiled, data_of(real, model, tmp_path), STEPS)
     assert verdict.equal, verdict.first_difference
     assert verdict.steps == STEPS
+    assert np.isfinite(verdict.loss).all(), verdict.loss
+
+
+@pytest.mark.parametrize("accumulate", ["fp32", "fp16"])
+@pytest.mark.parametrize(("on", "steps"), [
+    pytest.param("qemu", 2, marks=pytest.mark.qemu),
+    pytest.param("gvsoc", STEPS, marks=[pytest.mark.gvsoc, NO_GVSOC]),
+])  # fmt: skip
+@each_model
+def test_every_bit_on_the_cluster(real: Path, model: str, on: str, steps: int, accumulate: str, tmp_path: Path) -> None:
+    """In QEMU the packed instructions are emulated, and steps are slow; there two of them do."""
+    recipe = replace(RECIPES[model], accumulate=accumulate)
+    compiled = compile_model(real / f"models/{model}.onnx", recipe, "pulp-open")
+    verdict = verify(compiled, data_of(real, model, tmp_path), steps, on, timeout_s=900)
+    assert verdict.equal, verdict.first_difference
+    assert verdict.steps == steps
     assert np.isfinite(verdict.loss).all(), verdict.loss
 
 
