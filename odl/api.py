@@ -164,7 +164,7 @@ def build(compiled: Compiled, folder: str | Path) -> BuildResult:
     toolchain = find_toolchain(compiled.target)
     with staged(path, MARKER) as inside:
         write_project(inside, compiled.title, compiled.program, compiled.training, compiled.target)
-        note_origins(inside, compiled.model, compiled.recipe, compiled.target.name, compiled.tuning, {})
+        note_origins(inside, compiled.model, compiled.recipe, compiled.target.name, compiled.tuning)
         ram = {"ODL_RAM_BYTES": compiled.target.ram_bytes}
         result = compile_project(inside, compiled.target, toolchain, defines=ram)
         runner = result.elf.relative_to(inside.resolve())
@@ -271,7 +271,7 @@ def save_run(run: Run, folder: str | Path, **more: object) -> None:
     with staged(Path(folder), MARKER) as inside:
         compiled = run.compiled
         results = {"on": run.on, "loss": run.loss, **more}
-        note_origins(inside, compiled.model, compiled.recipe, compiled.target.name, compiled.tuning, results)
+        note_origins(inside, compiled.model, compiled.recipe, compiled.target.name, compiled.tuning, **results)
         arrays: dict[str, Any] = {f"w{i}": value for i, value in enumerate(run.weights.values())}
         np.savez(inside / WEIGHTS, names=np.array(list(run.weights)), **arrays)
 

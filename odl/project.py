@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,13 +50,13 @@ def write_project(folder: Path, title: str, program: Program, training: Training
 
 
 def note_origins(
-    folder: Path, model: Model, recipe: Recipe, target: str, tuning: Tuning, more: Mapping[str, object]
+    folder: Path, model: Model, recipe: Recipe, target: str, tuning: Tuning | None = None, **more: Any
 ) -> None:
     """Write a copy of the model, and odl.json: versions, the model's hash, the recipe, and `more`."""
     write_model(model.proto, folder / MODEL)
     note = {
         "schema_version": SCHEMA, "odl_version": VERSION, "model_sha256": sha256(model.path), "target": target,
-        "recipe": asdict(recipe), "tuning": tuning.as_json(), **more,
+        "recipe": asdict(recipe), "tuning": (tuning or Tuning()).as_json(), **more,
     }  # fmt: skip
     (folder / MARKER).write_text(json_text.dumps(note) + "\n")
 

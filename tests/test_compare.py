@@ -19,7 +19,7 @@ from odl.targets import simulator_for
 from odl.toolchain import compile_project, find_toolchain
 
 STEPS = 3
-RELU = "odl_map(y, x, x, odl_share_lanes(n_elems), relu, NULL);"
+RELU = "odl_map_by(y, x, x, odl_share_lanes(n_elems), relu, NULL, relu_words);"
 
 
 @pytest.fixture
