@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from odl.graph import Slice
 from odl.ops._importer import Importer, OnnxNode
 from odl.ops._windows import Pair, Window, read_window
 from odl.types import Array, Shape
@@ -64,3 +65,14 @@ def cropped(window: Window, padded: Array, shape: Shape) -> Array:
     """The image (1, H, W, C) inside its padding."""
     top, left = window.pads[:2]
     return np.ascontiguousarray(padded[None, top : top + shape[1], left : left + shape[2]])
+
+
+def cut_padded_rows(pads: Pads, cut: Slice, height: int) -> tuple[Pads, Slice] | None:
+    """Rows `cut` of a padded image: the pads that yield them from a slice of the image's rows, and that slice (axis 1).
+
+    `height` is the image's. None where they lie on the border alone.
+    """
+    top, left, _, right = pads
+    first, last = cut.first - top, cut.last - top
+    begin, end = max(first, 0), min(last, height)
+    return ((begin - first, left, last - end, right), Slice(1, begin, end)) if begin < end else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from odl import fp16
 from odl.errors import ModelError
 from odl.graph import Builder, Kernel, Node, Operator, Slice, Tile
 from odl.ops._importer import Importer, OnnxNode, Sample, imports
-from odl.ops._pools import Pads
+from odl.ops._pools import Pads, cut_padded_rows
 from odl.types import Array, DType, Shape, TensorType
 
 
@@ -67,13 +67,8 @@ class Pad(Operator):
             return Tile(self, (cut,), (cut,))
         if cut.axis != 1:
             return None
-        top, left, _, right = self.pads
-        first, last = cut.first - top, cut.last - top
-        begin, end = max(first, 0), min(last, inputs[0].shape[1])
-        if begin >= end:
-            return None
-        op = Pad((begin - first, left, last - end, right), self.value, self.channels)
-        return Tile(op, (Slice(1, begin, end),), (cut,))
+        found = cut_padded_rows(self.pads, cut, inputs[0].shape[1])
+        return found and Tile(replace(self, pads=found[0]), (found[1],), (cut,))
 
     def gradient(self, build: Builder, node: Node, grad: str, wanted: Sequence[bool]) -> Sequence[str | None]:
         top, left, bottom, right = self.pads

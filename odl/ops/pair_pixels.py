@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from odl.graph import Kernel, Operator, Slice, Tile
-from odl.ops._pools import Pads
+from odl.ops._pools import Pads, cut_padded_rows
 from odl.types import Array, TensorType
 
 
@@ -73,13 +73,8 @@ class PairPixels(Operator):
             return self._some_pairs(cut, inputs[0].shape[2])
         if cut.axis != 0:
             return None
-        top, left, _, right = self.pads
-        first, last = cut.first - top, cut.last - top
-        begin, end = max(first, 0), min(last, inputs[0].shape[1])
-        if begin >= end:
-            return None
-        op = replace(self, pads=(begin - first, left, last - end, right))
-        return Tile(op, (Slice(1, begin, end),), (cut,))
+        found = cut_padded_rows(self.pads, cut, inputs[0].shape[1])
+        return found and Tile(replace(self, pads=found[0]), (found[1],), (cut,))
 
     def _some_pairs(self, cut: Slice, width: int) -> Tile | None:
         if self.shifts * self.stride > 1 or any(self.pads):

@@ -27,8 +27,8 @@ def rematerialize(graph: Graph) -> Graph:
             movers[value] = node
         else:
             inputs = {}
+            near = _is_piece(graph, node)
             for value in node.inputs:
-                near = _is_piece(graph, node)
                 key = value, node.layer
                 inputs[value] = shared[key] if near and key in shared else _copy(movers, value, types, names, nodes)
                 shared[key] = inputs[value]
