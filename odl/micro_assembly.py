@@ -116,7 +116,8 @@ class Micro:
         """rd = the rounded values of two sums, as neighbours in memory; destroys the sums."""
         lo, hi = pair
         halves = [op("PACK", rd, hi, lo), f"srli {lo}, {lo}, 16", f"srli {spare}, {hi}, 16"]
-        return [
-            "#if ODL_ACCUMULATE_FP16", *halves, op("PACK", spare, spare, lo), op("ADD2", rd, rd, spare),
-            "#else", op("ROUND2", rd, lo, hi), "#endif",
-        ]  # fmt: skip
+        return choose([*halves, op("PACK", spare, spare, lo), op("ADD2", rd, rd, spare)], [op("ROUND2", rd, lo, hi)])
+
+    def lane_sum(self, rd: str, s: str) -> list[str]:
+        """rd = the rounded value of one sum."""
+        return choose([f"srli {rd}, {s}, 16", op("ADD2", rd, rd, s)], [f"fcvt.h.s {rd}, {s}"])

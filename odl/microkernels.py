@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from odl import microkernels_depthwise
-from odl.micro_assembly import HEAD, Micro, quoted
+from odl.micro_assembly import HEAD, SAVED, Micro, quoted
 from odl.micro_assembly import loop as _loop
 from odl.micro_assembly import op as _op
 from odl.micro_assembly import short as _short
@@ -32,13 +32,15 @@ _OUTER = {name: 4 * at for at, name in enumerate(
 
 
 def _steady(products: Sequence[Sequence[str]], rows: Sequence[str], cols: Sequence[str]) -> list[str]:
-    """One pair of a 4 x 4 block whose operands were loaded in advance, all but rows 1 .. 3 of x.
+    """One pair of a block whose operands were loaded in advance, all but the rows of x behind the first.
 
-    `rows`: the loads of rows 1, 2, 3 and, for the next pair, 0, which take turns in two registers; `cols`: those of
-    the columns, for the next pair. Loads stand between products: two cores that share an FPU fall into step then.
+    `rows`: the loads of rows 1, 2, ... and, for the next pair, 0; `cols`: those of the columns, for the next pair.
+    Loads stand between products: two cores that share an FPU fall into step then.
     """
-    lines = [*products[0][:2], rows[0], *products[0][2:], rows[1], *products[1], rows[2], *products[2], rows[3]]
-    return lines + [line for both in zip(products[3], cols, strict=True) for line in both]
+    lines = [*products[0][:2], rows[0], *products[0][2:]]
+    for load, row in zip(rows[1:-1], products[1:-1], strict=True):
+        lines += [load, *row]
+    return [*lines, rows[-1], *(line for both in zip(products[-1], cols, strict=True) for line in both)]
 
 
 @dataclass(frozen=True)
@@ -145,32 +147,40 @@ class Dot(Micro):
         return lines + onward + ([] if self.is_ahead or self.cols == 1 else [f"addi {self.WP}, {self.WP}, 4"])
 
     def _store_one(self, s: str) -> list[str]:
-        return ["#if ODL_ACCUMULATE_FP16", f"srli a0, {s}, 16", _op("ADD2", "a0", "a0", s),
-                "#else", f"fcvt.h.s a0, {s}", "#endif", _op("P_SH", "a0", 2, "t0")]  # fmt: skip
+        return [*self.lane_sum("a0", s), _op("P_SH", "a0", 2, "t0")]
 
 
 @dataclass(frozen=True)
 class Outer(Micro):
     """sums[o][c] = start[o][c] + sum over image rows, then pairs of pixels p, of dy[p][o] * x[p][c].
 
-    A call does `n_blocks` blocks of four columns with the same four outputs. A word holds a pair of pixels, so one pair
-    is four words of dy, four of x and sixteen products. Loads ahead, and so a pair behind the end of each operand.
+    A call does `n_blocks` blocks of four or three columns with the same four outputs. A word holds a pair of pixels, so
+    one pair is four words of dy, one of x for each column, and a product of each two. Loads ahead, and so a pair behind
+    the end of each operand.
     """
 
-    name = "odl_outer_4x4"
+    @property
+    def name(self) -> str:
+        return f"odl_outer_{self.rows}x{self.cols}"
 
-    W, X = ("t0", "t1", "t2", "ra"), ("a0", "a1")  # words of dy, and of x
+    @property
+    def X(self) -> tuple[str, ...]:  # noqa: N802
+        """Words of x. Four take turns in two registers; an odd number does not, but needs fewer for its sums."""
+        return ("a0", "a1") if self.cols % 2 == 0 else ("a0", "a1", SAVED[-1])
+
+    W = ("t0", "t1", "t2", "ra")  # words of dy
     DP, XP, ARGS, N_PAIRS, X_SKIP, DY_PAIR, X_PAIR = "a2", "a3", "a4", "a5", "a6", "a7", "tp"
 
     def text(self) -> list[str]:
         sums = self.sums()
-        used = [*(s for row in sums for s in row), "ra", self.X_PAIR]
+        used = [*(s for row in sums for s in row), *self.X, "ra", self.X_PAIR]
         kept = zip((self.N_PAIRS, self.X_SKIP, self.DY_PAIR, self.X_PAIR), ("n_pairs", "x_skip", "dy_pair", "x_pair"),
                    strict=True)  # fmt: skip
         body = [
             f"mv {self.ARGS}, a0", *(self._get(rd, name) for rd, name in kept), "2:", *_short(self._start(sums)),
-            self._get(self.DP, "dy"), self._get(self.XP, "x"), f"addi a0, {self.XP}, 16", self._put("a0", "x"),
-            f"addi {self.DP}, {self.DP}, 12", f"addi {self.XP}, {self.XP}, 12", *self._dy(),
+            self._get(self.DP, "dy"), self._get(self.XP, "x"), f"addi a0, {self.XP}, {4 * self.cols}",
+            self._put("a0", "x"), f"addi {self.DP}, {self.DP}, 12", f"addi {self.XP}, {self.XP}, {4 * self.cols - 4}",
+            *self._dy(),
             self._get("a0", "n_rows"), *_loop(1, "a0", self._row(sums), "a0"), *_short(self._finish(sums)),
             self._get("a0", "n_blocks"), "addi a0, a0, -1", self._put("a0", "n_blocks"), "bnez a0, 2b",
         ]  # fmt: skip
@@ -186,7 +196,7 @@ class Outer(Micro):
         loads = []
         for row in sums:
             loads += [*(f"lw {s}, {4 * c}(t1)" for c, s in enumerate(row)), "add t1, t1, t2"]
-        return [self._get("t1", "start"), "beqz t1, 3f", self._get("t2", "start_row"), "addi a0, t1, 16",
+        return [self._get("t1", "start"), "beqz t1, 3f", self._get("t2", "start_row"), f"addi a0, t1, {4 * self.cols}",
                 self._put("a0", "start"), *loads, "j 4f", "3:", *(f"li {s}, 0" for row in sums for s in row),
                 "4:"]  # fmt: skip
 
@@ -195,13 +205,16 @@ class Outer(Micro):
         return self._words(self.W, self.DP, self.DY_PAIR)
 
     def _words(self, into: Sequence[str], pointer: str, step: str) -> list[str]:
-        near = [f"lw {into[at]}, {4 * at - 12}({pointer})" for at in range(3)]
-        return [*near, _op("P_LW_BY", into[3], step, pointer)]
+        last = len(into) - 1
+        near = [f"lw {word}, {4 * (at - last)}({pointer})" for at, word in enumerate(into[:last])]
+        return [*near, _op("P_LW_BY", into[last], step, pointer)]
 
     def _row(self, sums: list[list[str]]) -> list[str]:
         """One row of the image; the rows of dy follow each other, those of x have a skip between them."""
-        first, *rest = self._words((*self.X, *self.X), self.XP, self.X_PAIR)
-        products = [[_op("DOT2", row[r], self.X[r % 2], self.W[c]) for c, row in enumerate(sums)] for r in range(4)]
+        words = [self.X[c % len(self.X)] for c in range(self.cols)]
+        first, *rest = self._words(words, self.XP, self.X_PAIR)
+        products = [[_op("DOT2", row[c], word, dy) for row, dy in zip(sums, self.W, strict=True)]
+                    for c, word in enumerate(words)]  # fmt: skip
         pair = _steady(products, [*rest, first], self._dy())
         return [first, *_loop(0, self.N_PAIRS, pair, "a1"), f"add {self.XP}, {self.XP}, {self.X_SKIP}"]
 
@@ -209,13 +222,15 @@ class Outer(Micro):
         cells, halves = [], []
         for row in sums:
             cells += [*(f"sw {s}, {4 * c}(t1)" for c, s in enumerate(row)), "add t1, t1, t2"]
-            for c in (0, 2):
+            for c in range(0, self.cols - 1, 2):
                 halves += [*self.lane_sums("a0", row[c : c + 2], "a1"), f"sw a0, {2 * c}(t1)"]
+            if self.cols % 2:
+                halves += [*self.lane_sum("a0", row[-1]), f"sh a0, {2 * self.cols - 2}(t1)"]
             halves.append("add t1, t1, t2")
         out = self._put("a0", "out")
         return [self._get("t1", "out"), self._get("t2", "out_row"), self._get("a0", "is_half"),
-                "bnez a0, 7f", "addi a0, t1, 16", out, *cells, "j 8f", "7:", "addi a0, t1, 8", out, *halves,
-                "8:"]  # fmt: skip
+                "bnez a0, 7f", f"addi a0, t1, {4 * self.cols}", out, *cells, "j 8f",
+                "7:", f"addi a0, t1, {2 * self.cols}", out, *halves, "8:"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -244,7 +259,9 @@ class Interleave(Micro):
         return self.function(self.name, body, ())
 
 
-KERNELS: tuple[Dot | Outer | Interleave, ...] = (Dot(4, 4), Dot(1, 4), Dot(4, 1), Dot(1, 1), Outer(4, 4), Interleave())
+KERNELS: tuple[Dot | Outer | Interleave, ...] = (
+    Dot(4, 4), Dot(1, 4), Dot(4, 1), Dot(1, 1), Outer(4, 4), Outer(4, 3), Interleave(),
+)  # fmt: skip
 
 
 def source() -> str:

@@ -18,11 +18,18 @@ import numpy as np
 from odl.errors import FitError
 from odl.graph import Graph
 from odl.memory import ALIGNMENT, Block, Tiled, pack, roots
-from odl.tiling import DMA_BYTES_PER_CYCLE, UNTUNED, Chain, Region, TileCall, tile_chains
+from odl.tiling import (
+    DMA_BYTES_PER_CYCLE,
+    SETUP_CYCLES,
+    UNTUNED,
+    Chain,
+    Region,
+    TileCall,
+    estimated_cycles,
+    tile_chains,
+)
 from odl.tuning import Tuning
 
-_SETUP_CYCLES = 100  # of a transfer and of a call, for the estimate of what hides what
-_MACS_PER_CYCLE = 6
 _TILE_BUDGETS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # parts of the memory that the operands of a call may take
 
 
@@ -219,9 +226,10 @@ class _Residency:
         """Begin the transfer so early that the estimated work of the slots before hides it, if there is room."""
         written = [slot for slot, region in self.writes[stay.root] if slot < stay.first and region.meets(stay.region)]
         earliest = max(max(written, default=-2) + 2, 0)
-        missing = stay.n_bytes / DMA_BYTES_PER_CYCLE + _SETUP_CYCLES
+        missing = stay.n_bytes / DMA_BYTES_PER_CYCLE + SETUP_CYCLES
         while missing > 0 and stay.first > earliest and room.lengthen(stay, stay.first - 1):
-            missing -= _estimate(self.slots[stay.first])
+            call = self.slots[stay.first]
+            missing -= estimated_cycles(call) if call else 0
 
     # What moves
 
@@ -320,14 +328,6 @@ def _arrivals(stays: Sequence[Stay]) -> Mapping[str, Sequence[tuple[int, Region]
         if stay.uses[0].read:
             found[stay.root].append((stay.uses[0].slot, stay.region))
     return found
-
-
-def _estimate(call: TileCall | None) -> float:
-    """Cycles of a call on eight cores, roughly."""
-    if call is None:
-        return 0.0
-    n_bytes = sum(each.region.n_bytes for each in (*call.inputs, *call.outputs))
-    return call.macs / _MACS_PER_CYCLE + n_bytes / 16 + _SETUP_CYCLES
 
 
 def _aligned(n_bytes: int) -> int:

@@ -19,6 +19,8 @@ from odl.types import TensorType
 CHANNEL_QUANTUM = 8  # channels of a tile: two blocks of a micro-kernel, or one for each of two pixels
 CALL_CYCLES = 300  # what one call more costs: programming the DMA, entering the kernel, a barrier
 DMA_BYTES_PER_CYCLE = 8
+SETUP_CYCLES = 100  # of a transfer and of a call, for the estimate of what hides what
+MACS_PER_CYCLE = 6
 UNTUNED = Tuning()
 
 
@@ -291,21 +293,39 @@ def _as_chain(nodes: Sequence[Node], tiles: Sequence[Sequence[TileCall]]) -> Cha
 def working_bytes(tiles: Sequence[Sequence[TileCall]]) -> int:
     """The most that the calls of a chain need at once.
 
-    Where there are several tiles, what comes from elsewhere is there one call early, and what is made one call longer.
+    Where there are several tiles, what comes from elsewhere comes while calls before take as long as its transfer, and
+    what is made is there one call longer.
     """
     calls = [call for tile in tiles for call in tile]
-    early = 1 if len(tiles) > 1 else 0
+    longer = 1 if len(tiles) > 1 else 0
     spans: dict[tuple[str, Region], tuple[int, int, int]] = {}
     for at, call in enumerate(calls):
         made = {(each.value, each.region) for each in call.outputs}
         for key, n_bytes in _sizes(call).items():
-            begin, _, _ = spans.get(key, (at if key in made else at - early, 0, 0))
-            spans[key] = begin, at + early if key in made else at, n_bytes
+            begin = spans[key][0] if key in spans else at
+            if key not in spans and key not in made and longer:
+                begin = _early(calls, at, n_bytes)
+            spans[key] = begin, at + longer if key in made else at, n_bytes
     usage = [0] * (len(calls) + 2)
     for begin, end, n_bytes in spans.values():
         for at in range(max(begin, 0), end + 1):
             usage[at] += n_bytes
     return max(usage)
+
+
+def _early(calls: Sequence[TileCall], at: int, n_bytes: int) -> int:
+    """The call at which a transfer of so many bytes has to begin for call `at` to find them, by estimate."""
+    missing, begin = n_bytes / DMA_BYTES_PER_CYCLE + SETUP_CYCLES, at
+    while missing > 0 and begin > 0:
+        begin -= 1
+        missing -= estimated_cycles(calls[begin])
+    return begin
+
+
+def estimated_cycles(call: TileCall) -> float:
+    """Cycles of a call on eight cores, roughly."""
+    n_bytes = sum(each.region.n_bytes for each in (*call.inputs, *call.outputs))
+    return call.macs / MACS_PER_CYCLE + n_bytes / 16 + SETUP_CYCLES
 
 
 def _sizes(call: TileCall) -> dict[tuple[str, Region], int]:

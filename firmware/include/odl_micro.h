@@ -3,7 +3,7 @@
  *
  * `odl_dot_*` multiplies rows of x with rows of w along memory, `odl_outer_*` sums over pixels. Here is their C form, the
  * definition, and above it how a kernel's work is cut into blocks and shared by the cores. With ODL_SIMD the blocks
- * of 4 rows or 1, and 4 columns or 1, are functions in assembly (odl/microkernels.py), which want words aligned:
+ * of 4 rows or 1, and 4 columns or fewer, are functions in assembly (odl/microkernels.py), which want words aligned:
  * addresses of x, w and dy, and all distances between pixels, rows and runs, are multiples of 4 bytes.
  *
  * The order inside a sum is the same in every block, so that no bit depends on how the work is cut.
@@ -169,7 +169,7 @@ static inline __attribute__((always_inline)) void odl_outer_in_c(struct odl_oute
     }
 }
 
-/* The block functions. `rows` is ODL_MICRO_ROWS or 1, `cols` is ODL_MICRO_COLS or 1. */
+/* The block functions. `rows` is ODL_MICRO_ROWS or 1, `cols` is ODL_MICRO_COLS or 1, or, for odl_outer with several rows, 3. */
 
 #if ODL_SIMD
 
@@ -178,6 +178,7 @@ void odl_dot_4x1(struct odl_dot *a);
 void odl_dot_1x4(struct odl_dot *a);
 void odl_dot_1x1(struct odl_dot *a);
 void odl_outer_4x4(struct odl_outer *a);
+void odl_outer_4x3(struct odl_outer *a);
 void odl_interleave(const struct odl_pairs *a);
 
 static inline void odl_dot(struct odl_dot *a, uint32_t rows, uint32_t cols)
@@ -203,7 +204,11 @@ ODL_MICRO_FUNCTION void odl_outer_edge(struct odl_outer *a, uint32_t rows, uint3
 
 static inline void odl_outer(struct odl_outer *a, uint32_t rows, uint32_t cols)
 {
-    rows > 1 && cols > 1 ? odl_outer_4x4(a) : odl_outer_edge(a, rows, cols);
+    if (rows > 1 && cols > 1) {
+        cols > 3 ? odl_outer_4x4(a) : odl_outer_4x3(a);
+    } else {
+        odl_outer_edge(a, rows, cols);
+    }
 }
 
 #else
@@ -235,7 +240,9 @@ static inline void odl_dot(struct odl_dot *a, uint32_t rows, uint32_t cols)
 static inline void odl_outer(struct odl_outer *a, uint32_t rows, uint32_t cols)
 {
     if (rows > 1) {
-        cols > 1 ? odl_outer_in_c(a, ODL_MICRO_ROWS, ODL_MICRO_COLS) : odl_outer_in_c(a, ODL_MICRO_ROWS, 1);
+        cols > 3   ? odl_outer_in_c(a, ODL_MICRO_ROWS, ODL_MICRO_COLS)
+        : cols > 1 ? odl_outer_in_c(a, ODL_MICRO_ROWS, 3)
+                   : odl_outer_in_c(a, ODL_MICRO_ROWS, 1);
     } else {
         cols > 1 ? odl_outer_in_c(a, 1, ODL_MICRO_COLS) : odl_outer_in_c(a, 1, 1);
     }
@@ -393,15 +400,22 @@ ODL_MICRO_FUNCTION void odl_pixel_sums_part(const struct odl_pixel_sums *p, uint
     }
 }
 
-/* All outputs and columns: whole blocks, then what remains of columns, of outputs, of both. */
+/* All outputs and columns: whole blocks, then what remains of columns, of outputs, of both. Where they come out even so,
+ * some blocks have three columns, and none remains. */
 static inline void odl_pixel_sums(const struct odl_pixel_sums *p)
 {
     const uint32_t down = p->n_outputs / ODL_MICRO_ROWS;
-    const uint32_t across = p->run / ODL_MICRO_COLS;
     const uint32_t out = down * ODL_MICRO_ROWS;
+    const uint32_t missing = (0 - p->run) % ODL_MICRO_COLS; /* to a multiple: so many blocks may have one column less */
+    const uint32_t threes = p->run >= 3 * missing ? missing : 0;
+    const uint32_t fours = (p->run - 3 * threes) / ODL_MICRO_COLS;
+    const uint32_t narrow = fours * ODL_MICRO_COLS;
+    const uint32_t single = narrow + 3 * threes;
+    odl_pixel_sums_part(p, ODL_MICRO_ROWS, ODL_MICRO_COLS, 0, down, 0, fours);
+    odl_pixel_sums_part(p, ODL_MICRO_ROWS, 3, 0, down, narrow, threes);
+    odl_pixel_sums_part(p, ODL_MICRO_ROWS, 1, 0, down, single, p->run - single);
+    const uint32_t across = p->run / ODL_MICRO_COLS;
     const uint32_t col = across * ODL_MICRO_COLS;
-    odl_pixel_sums_part(p, ODL_MICRO_ROWS, ODL_MICRO_COLS, 0, down, 0, across);
-    odl_pixel_sums_part(p, ODL_MICRO_ROWS, 1, 0, down, col, p->run - col);
     odl_pixel_sums_part(p, 1, ODL_MICRO_COLS, out, p->n_outputs - out, 0, across);
     odl_pixel_sums_part(p, 1, 1, out, p->n_outputs - out, col, p->run - col);
 }
