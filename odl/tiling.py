@@ -7,16 +7,17 @@ the next tile can come in and the last one go out while one is computed. Tiling 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from odl.errors import FitError
 from odl.graph import Graph, Node, Operator, Slice, Tile
 from odl.tuning import Tuning
-from odl.types import TensorType
+from odl.types import Shape, TensorType
 
 CHANNEL_QUANTUM = 8  # channels of a tile: two blocks of a micro-kernel, or one for each of two pixels
+FEW_CHANNELS = (4, 2, 1)  # where those are too many
 CALL_CYCLES = 300  # what one call more costs: programming the DMA, entering the kernel, a barrier
 DMA_BYTES_PER_CYCLE = 8
 UNTUNED = Tuning()
@@ -146,12 +147,12 @@ class _Tiling:
         )  # fmt: skip
 
     def _chain(self, node: Node, movers: Mapping[str, Node], later: Sequence[Node]) -> Chain:
-        everything = _Cut(self, [node], movers, None, 1).tiles()
+        everything = _Cut(self, [node], movers, None, 0).tiles()
         assert everything, f"{node.op.name} has no tile of everything"
-        for limit in (self._wanted(node), self.capacity):
+        for limit, steps in ((self._wanted(node), _steps), (self.capacity, _steps), (self.capacity, _few_channels)):
             if working_bytes(everything) <= limit:
                 return _as_chain([*movers.values(), node], everything)
-            fitting = [tiles for tiles in self._cuts([node], movers, limit) if tiles]
+            fitting = [tiles for tiles in self._cuts([node], movers, limit, steps) if tiles]
             if fitting:
                 best = _as_chain([*movers.values(), node], min(fitting, key=_cost))
                 return self._longer(best, node, movers, later)
@@ -164,7 +165,7 @@ class _Tiling:
             if following.op.moves or following.op.overwrites or not self._continues(nodes, following):
                 break
             nodes.append(following)
-            fitting = [tiles for tiles in self._cuts(nodes, movers, self._wanted(node)) if tiles]
+            fitting = [tiles for tiles in self._cuts(nodes, movers, self._wanted(node), _steps) if tiles]
             if not fitting:
                 break
             chain = _as_chain([*movers.values(), *nodes], min(fitting, key=_cost))
@@ -181,20 +182,27 @@ class _Tiling:
         read = [value for value in node.inputs if value in made]
         return bool(read) and bool(node.op.in_place) and self.graph.types[node.outputs[0]].shape == size
 
-    def _cuts(self, nodes: Sequence[Node], movers: Mapping[str, Node], limit: int) -> Iterator[list[list[TileCall]]]:
+    def _cuts(
+        self,
+        nodes: Sequence[Node],
+        movers: Mapping[str, Node],
+        limit: int,
+        steps: Callable[[Shape, int], Sequence[int]],
+    ) -> Iterator[list[list[TileCall]]]:
         """For each axis, or the one that was chosen, the coarsest cut that fits; empty where none does."""
         chosen = self.tuning.of(nodes[0]).axis if limit < self.capacity else -1
-        for axis, size in enumerate(self.graph.types[nodes[0].outputs[0]].shape):
-            if chosen not in (-1, axis):
-                continue
-            cuts = {cut.step: cut for n in range(size, 1, -1) if (cut := _Cut(self, nodes, movers, axis, n)).step}
-            yield next((tiles for step in sorted(cuts, reverse=True) if (tiles := cuts[step].tiles())
-                        and working_bytes(tiles) <= limit), [])  # fmt: skip
+        shape = self.graph.types[nodes[0].outputs[0]].shape
+        for axis in range(len(shape)) if chosen == -1 else (chosen,):
+            cuts = (_Cut(self, nodes, movers, axis, step).tiles() for step in steps(shape, axis))
+            yield next((tiles for tiles in cuts if tiles and working_bytes(tiles) <= limit), [])
 
     def _too_large(self, node: Node, movers: Mapping[str, Node], everything: list[list[TileCall]]) -> FitError:
         shape = self.graph.types[node.outputs[0]].shape
-        finest = [_Cut(self, [node], movers, axis, size).tiles() for axis, size in enumerate(shape) if size > 1]
-        least = min(working_bytes(tiles) for tiles in (everything, *finest) if tiles)
+        steps = [
+            (axis, step) for axis in range(len(shape)) for step in (*_steps(shape, axis), *_few_channels(shape, axis))
+        ]
+        cuts = [_Cut(self, [node], movers, axis, step).tiles() for axis, step in steps]
+        least = min(working_bytes(tiles) for tiles in (everything, *cuts) if tiles)
         pieces = [piece for call in everything[0] for piece in (*call.inputs, *call.outputs)]
         largest = max(pieces, key=lambda piece: piece.type.n_bytes)
         return FitError(
@@ -220,13 +228,13 @@ class _Tiling:
 
 @dataclass
 class _Cut:
-    """One way to cut nodes of a chain: about `n_tiles` tiles of equal size along `axis` of the first one's output."""
+    """One way to cut nodes of a chain: `step` of `axis` of the first one's output a tile; no axis: all in one tile."""
 
     tiling: _Tiling
     nodes: Sequence[Node]
     movers: Mapping[str, Node]
     axis: int | None
-    n_tiles: int
+    step: int
 
     def tiles(self) -> list[list[TileCall]]:
         """The calls of each tile; empty if an operator cannot be cut so."""
@@ -237,16 +245,6 @@ class _Cut:
             if not tiles[-1]:
                 return []
         return tiles
-
-    @property
-    def step(self) -> int:
-        """How much of the axis a tile takes; 0 for all of everything. Different numbers of tiles may have the same."""
-        if self.axis is None:
-            return 0
-        shape = self.tiling.graph.types[self.nodes[0].outputs[0]].shape
-        is_last = self.axis == len(shape) - 1
-        quantum = CHANNEL_QUANTUM if is_last and shape[self.axis] > CHANNEL_QUANTUM else 1
-        return -(-shape[self.axis] // (self.n_tiles * quantum)) * quantum
 
     def _slices(self) -> Iterator[Slice | None]:
         if self.axis is None:
@@ -282,6 +280,22 @@ class _Cut:
                     return False
                 calls.append(call)
         return True
+
+
+def _steps(shape: Shape, axis: int) -> list[int]:
+    """How much of an axis a tile may take, most first: of channels a multiple of the quantum, if there are so many."""
+    size = shape[axis]
+    if axis < len(shape) - 1:
+        return sorted({-(-size // n) for n in range(2, size + 1)}, reverse=True)
+    quantum = CHANNEL_QUANTUM
+    if size <= quantum:
+        return [n for n in FEW_CHANNELS if n < size]
+    return sorted({-(-size // (n * quantum)) * quantum for n in range(2, size + 1)}, reverse=True)
+
+
+def _few_channels(shape: Shape, axis: int) -> list[int]:
+    """Less than the quantum: their rows are short, which costs a transfer time, and kernels want words."""
+    return list(FEW_CHANNELS) if axis == len(shape) - 1 and shape[axis] > CHANNEL_QUANTUM else []
 
 
 def _as_chain(nodes: Sequence[Node], tiles: Sequence[Sequence[TileCall]]) -> Chain:
