@@ -2,12 +2,13 @@
 
 A call works on pieces of values: whole tensors, or slices of them. Nodes whose operands fit are one call; others are
 cut along an axis of their output by the operator's own rule (`Operator.tile`), into as few tiles as fit twice, so that
-the next tile can come in and the last one go out while one is computed. Tiling decides nothing about bits.
+the next tile can come in and the last one go out while one is computed; where not even the smallest do, as fit once.
+Tiling decides nothing about bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -17,7 +18,7 @@ from odl.tuning import Tuning
 from odl.types import Shape, TensorType
 
 CHANNEL_QUANTUM = 8  # channels of a tile: two blocks of a micro-kernel, or one for each of two pixels
-FEW_CHANNELS = (4, 2, 1)  # where those are too many
+FEW_CHANNELS = (4, 2, 1)  # where there are no more, or those are too many
 CALL_CYCLES = 300  # what one call more costs: programming the DMA, entering the kernel, a barrier
 DMA_BYTES_PER_CYCLE = 8
 UNTUNED = Tuning()
@@ -114,6 +115,18 @@ def storage(graph: Graph) -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True)
+class _Room:
+    """What tiles may take: bytes, with the next tile's among them if `ahead`, and fewer channels than the quantum."""
+
+    limit: int
+    ahead: bool = True
+    few_channels: bool = False
+
+    def holds(self, tiles: Sequence[Sequence[TileCall]]) -> bool:
+        return working_bytes(tiles, self.ahead) <= self.limit
+
+
 class _Tiling:
     def __init__(self, graph: Graph, capacity: int, part: float, tuning: Tuning) -> None:
         self.graph, self.capacity, self.part, self.tuning = graph, capacity, part, tuning
@@ -149,14 +162,21 @@ class _Tiling:
     def _chain(self, node: Node, movers: Mapping[str, Node], later: Sequence[Node]) -> Chain:
         everything = _Cut(self, [node], movers, None, 0).tiles()
         assert everything, f"{node.op.name} has no tile of everything"
-        for limit, steps in ((self._wanted(node), _steps), (self.capacity, _steps), (self.capacity, _few_channels)):
-            if working_bytes(everything) <= limit:
+        for room in self._rooms(node):
+            if room.holds(everything):
                 return _as_chain([*movers.values(), node], everything)
-            fitting = [tiles for tiles in self._cuts([node], movers, limit, steps) if tiles]
+            fitting = [tiles for tiles in self._cuts([node], movers, room) if tiles]
             if fitting:
                 best = _as_chain([*movers.values(), node], min(fitting, key=_cost))
                 return self._longer(best, node, movers, later)
         raise self._too_large(node, movers, everything)
+
+    def _rooms(self, node: Node) -> Iterator[_Room]:
+        """What is wanted, then what there is; short rows of channels cost a transfer time, so they come later."""
+        yield _Room(self._wanted(node))
+        for ahead in (True, False):
+            yield _Room(self.capacity, ahead)
+            yield _Room(self.capacity, ahead, few_channels=True)
 
     def _longer(self, chain: Chain, node: Node, movers: Mapping[str, Node], later: Sequence[Node]) -> Chain:
         """The chain with as many of the elementwise nodes behind it as fit at a cut of the rows."""
@@ -165,7 +185,7 @@ class _Tiling:
             if following.op.moves or following.op.overwrites or not self._continues(nodes, following):
                 break
             nodes.append(following)
-            fitting = [tiles for tiles in self._cuts(nodes, movers, self._wanted(node), _steps) if tiles]
+            fitting = [tiles for tiles in self._cuts(nodes, movers, _Room(self._wanted(node))) if tiles]
             if not fitting:
                 break
             chain = _as_chain([*movers.values(), *nodes], min(fitting, key=_cost))
@@ -182,27 +202,21 @@ class _Tiling:
         read = [value for value in node.inputs if value in made]
         return bool(read) and bool(node.op.in_place) and self.graph.types[node.outputs[0]].shape == size
 
-    def _cuts(
-        self,
-        nodes: Sequence[Node],
-        movers: Mapping[str, Node],
-        limit: int,
-        steps: Callable[[Shape, int], Sequence[int]],
-    ) -> Iterator[list[list[TileCall]]]:
+    def _cuts(self, nodes: Sequence[Node], movers: Mapping[str, Node], room: _Room) -> Iterator[list[list[TileCall]]]:
         """For each axis, or the one that was chosen, the coarsest cut that fits; empty where none does."""
-        chosen = self.tuning.of(nodes[0]).axis if limit < self.capacity else -1
+        chosen = self.tuning.of(nodes[0]).axis if room.limit < self.capacity else -1
         shape = self.graph.types[nodes[0].outputs[0]].shape
-        for axis in range(len(shape)) if chosen == -1 else (chosen,):
-            cuts = (_Cut(self, nodes, movers, axis, step).tiles() for step in steps(shape, axis))
-            yield next((tiles for tiles in cuts if tiles and working_bytes(tiles) <= limit), [])
+        for axis in range(len(shape)):
+            if chosen not in (-1, axis):
+                continue
+            cuts = (_Cut(self, nodes, movers, axis, step).tiles() for step in _steps(shape, axis, room.few_channels))
+            yield next((tiles for tiles in cuts if tiles and room.holds(tiles)), [])
 
     def _too_large(self, node: Node, movers: Mapping[str, Node], everything: list[list[TileCall]]) -> FitError:
         shape = self.graph.types[node.outputs[0]].shape
-        steps = [
-            (axis, step) for axis in range(len(shape)) for step in (*_steps(shape, axis), *_few_channels(shape, axis))
-        ]
+        steps = [(axis, step) for axis in range(len(shape)) for step in _steps(shape, axis, few_channels=True)]
         cuts = [_Cut(self, [node], movers, axis, step).tiles() for axis, step in steps]
-        least = min(working_bytes(tiles) for tiles in (everything, *cuts) if tiles)
+        least = min(working_bytes(tiles, ahead=False) for tiles in (everything, *cuts) if tiles)
         pieces = [piece for call in everything[0] for piece in (*call.inputs, *call.outputs)]
         largest = max(pieces, key=lambda piece: piece.type.n_bytes)
         return FitError(
@@ -282,33 +296,27 @@ class _Cut:
         return True
 
 
-def _steps(shape: Shape, axis: int) -> list[int]:
-    """How much of an axis a tile may take, most first: of channels a multiple of the quantum, if there are so many."""
-    size = shape[axis]
-    if axis < len(shape) - 1:
-        return sorted({-(-size // n) for n in range(2, size + 1)}, reverse=True)
-    quantum = CHANNEL_QUANTUM
-    if size <= quantum:
+def _steps(shape: Shape, axis: int, few_channels: bool) -> list[int]:
+    """How much of an axis a tile may take, most first: all that there is to choose, but of channels."""
+    size, is_last = shape[axis], axis == len(shape) - 1
+    if is_last and (few_channels or size <= CHANNEL_QUANTUM):
         return [n for n in FEW_CHANNELS if n < size]
+    quantum = CHANNEL_QUANTUM if is_last else 1
     return sorted({-(-size // (n * quantum)) * quantum for n in range(2, size + 1)}, reverse=True)
-
-
-def _few_channels(shape: Shape, axis: int) -> list[int]:
-    """Less than the quantum: their rows are short, which costs a transfer time, and kernels want words."""
-    return list(FEW_CHANNELS) if axis == len(shape) - 1 and shape[axis] > CHANNEL_QUANTUM else []
 
 
 def _as_chain(nodes: Sequence[Node], tiles: Sequence[Sequence[TileCall]]) -> Chain:
     return Chain(tuple(nodes), tuple(call for tile in tiles for call in tile))
 
 
-def working_bytes(tiles: Sequence[Sequence[TileCall]]) -> int:
+def working_bytes(tiles: Sequence[Sequence[TileCall]], ahead: bool = True) -> int:
     """The most that the calls of a chain need at once.
 
-    Where there are several tiles, what comes from elsewhere is there one call early, and what is made one call longer.
+    Where there are several tiles, and not if `ahead` is false, what comes from elsewhere is there one call early, and
+    what is made one call longer.
     """
     calls = [call for tile in tiles for call in tile]
-    early = 1 if len(tiles) > 1 else 0
+    early = 1 if ahead and len(tiles) > 1 else 0
     spans: dict[tuple[str, Region], tuple[int, int, int]] = {}
     for at, call in enumerate(calls):
         made = {(each.value, each.region) for each in call.outputs}

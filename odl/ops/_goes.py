@@ -61,6 +61,10 @@ class Go(Summing):
     def seen(self) -> Slice:
         """What the go reads of x."""
 
+    def of_outputs(self, cut: Slice) -> Operator | None:
+        """The go for slice `cut` of the sums alone, from the same operands, if there is one."""
+        return None
+
     def left(self, sums: Array) -> Array:
         """What the go leaves."""
         return sums
@@ -85,11 +89,10 @@ class Go(Summing):
         return ()
 
     def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
-        """All of the sums, from its own part of dy and of x."""
-        if cut:
-            return None
-        op = replace(self, part=Slice(self.part.axis, 0, len(self.part)))
-        return Tile(op, (self.part, self.seen(), *(None for _ in inputs[2:])), (None,))
+        """All of the sums, or some outputs of them, from its own part of dy and of x."""
+        near = replace(self, part=Slice(self.part.axis, 0, len(self.part)))
+        op = near.of_outputs(cut) if cut else near
+        return Tile(op, (self.part, self.seen(), *(cut for _ in inputs[2:])), (cut,)) if op else None
 
 
 def _index(cut: Slice) -> tuple[slice, ...]:

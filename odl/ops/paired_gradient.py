@@ -136,6 +136,9 @@ class _Sums(Go, PairedGradient):
             return self.part
         return Slice(0, self.part.first * self.stride, (self.part.last - 1) * self.stride + self.kernel_rows)
 
+    def of_outputs(self, cut: Slice) -> Operator | None:
+        return None if cut.axis else replace(self, first=self.first + cut.first, count=len(cut))
+
 
 @dataclass(frozen=True)
 class PairedSumsBegin(_Sums):
