@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from models import compiled, draw, node, refusal
+from models import compiled, draw, node, refusal, save
 from models import model as small_model
 from test_random_models import _advance
 
-from odl.api import Compiled
+from odl.api import Compiled, compile_model
 from odl.compare import Reference
 from odl.errors import ExitCode
 from odl.fp16 import half
+from odl.targets.pulp import PULP_OPEN
 from odl.types import Array
 
 
@@ -120,6 +121,22 @@ def test_pools_of_64x64(tmp_path: Path) -> None:
     gradients = {"max_pool_gradient", "average_pool_share", "average_pool_spread", "slice"}
     assert kinds | gradients <= cut_axes(found).keys()
     step_agrees(found)
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_a_border_wider_than_the_kernel(depthwise: bool, tmp_path: Path) -> None:
+    """A go or a tile of a border alone would have nothing to be made of."""
+    group = 8 if depthwise else 1
+    proto = small_model(
+        node("Conv", "x w", "c", "c", pads=[3, 3, 3, 3], group=group), node("GlobalAveragePool", "c", "m", "m"),
+        node("Flatten", "m", "f", "f"), node("Gemm", "f v", "y", "fc", transB=1),
+        x=(1, 8, 12, 40), w=draw(8, 8 // group, 3, 3), v=draw(2, 8),
+    )  # fmt: skip
+    path = save(tmp_path, proto)
+    for kib in (6, 8, 10, 12) if depthwise else (11, 13, 15):
+        found = compile_model(path, target=PULP_OPEN.resized(l1_bytes=kib << 10))
+        assert any("sums" in call.kernel.name for _, _, call in found.program.calls())
+        step_agrees(found)
 
 
 def test_an_image_of_which_no_channel_fits_is_refused(tmp_path: Path) -> None:
