@@ -116,6 +116,18 @@ class Operator(ABC):
         """The operator that computes only outputs `first` .. `first + count - 1` of axis 0, if there is one."""
         return None
 
+    def is_piece(self, inputs: Sequence[TensorType]) -> bool:
+        """Whether `split` made it, so that nodes beside it read the same operands for the rest of the outputs."""
+        return False
+
+    def goes(self, inputs: Sequence[TensorType], n_goes: int) -> Sequence[Operator]:
+        """About `n_goes` operators that compute the same one after another, from slices of the operands, with the same
+        bits; none where there is no such way.
+
+        Each reads the operands, and behind them what the one before made; their tile of everything says which slices.
+        """
+        return ()
+
     def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
         """The operator that computes slice `cut` of the outputs from slices of the inputs, with the same bits.
 

@@ -2,7 +2,8 @@
 
 A call works on pieces of values: whole tensors, or slices of them. Nodes whose operands fit are one call; others are
 cut along an axis of their output by the operator's own rule (`Operator.tile`), into as few tiles as fit twice, so that
-the next tile can come in and the last one go out while one is computed. Tiling decides nothing about bits.
+the next tile can come in and the last one go out while one is computed; where not even the smallest do, as fit once.
+Tiling decides nothing about bits.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from math import prod
 from odl.errors import FitError
 from odl.graph import Graph, Node, Operator, Slice, Tile
 from odl.tuning import Tuning
-from odl.types import TensorType
+from odl.types import Shape, TensorType
 
 CHANNEL_QUANTUM = 8  # channels of a tile: two blocks of a micro-kernel, or one for each of two pixels
+FEW_CHANNELS = (4, 2, 1)  # where there are no more, or those are too many
 CALL_CYCLES = 300  # what one call more costs: programming the DMA, entering the kernel, a barrier
 DMA_BYTES_PER_CYCLE = 8
 SETUP_CYCLES = 100  # of a transfer and of a call, for the estimate of what hides what
@@ -115,6 +117,18 @@ def storage(graph: Graph) -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True)
+class _Room:
+    """What tiles may take: bytes, with the next tile's among them if `ahead`, and fewer channels than the quantum."""
+
+    limit: int
+    ahead: bool = True
+    few_channels: bool = False
+
+    def holds(self, tiles: Sequence[Sequence[TileCall]]) -> bool:
+        return working_bytes(tiles, self.ahead) <= self.limit
+
+
 class _Tiling:
     def __init__(self, graph: Graph, capacity: int, part: float, tuning: Tuning) -> None:
         self.graph, self.capacity, self.part, self.tuning = graph, capacity, part, tuning
@@ -148,16 +162,23 @@ class _Tiling:
         )  # fmt: skip
 
     def _chain(self, node: Node, movers: Mapping[str, Node], later: Sequence[Node]) -> Chain:
-        everything = _Cut(self, [node], movers, None, 1).tiles()
+        everything = _Cut(self, [node], movers, None, 0).tiles()
         assert everything, f"{node.op.name} has no tile of everything"
-        for limit in (self._wanted(node), self.capacity):
-            if working_bytes(everything) <= limit:
+        for room in self._rooms(node):
+            if room.holds(everything):
                 return _as_chain([*movers.values(), node], everything)
-            fitting = [tiles for tiles in self._cuts([node], movers, limit) if tiles]
+            fitting = [tiles for tiles in self._cuts([node], movers, room) if tiles]
             if fitting:
                 best = _as_chain([*movers.values(), node], min(fitting, key=_cost))
                 return self._longer(best, node, movers, later)
         raise self._too_large(node, movers, everything)
+
+    def _rooms(self, node: Node) -> Iterator[_Room]:
+        """What is wanted, then what there is; short rows of channels cost a transfer time, so they come later."""
+        yield _Room(self._wanted(node))
+        for ahead in (True, False):
+            yield _Room(self.capacity, ahead)
+            yield _Room(self.capacity, ahead, few_channels=True)
 
     def _longer(self, chain: Chain, node: Node, movers: Mapping[str, Node], later: Sequence[Node]) -> Chain:
         """The chain with as many of the elementwise nodes behind it as fit at a cut of the rows."""
@@ -166,7 +187,7 @@ class _Tiling:
             if following.op.moves or following.op.overwrites or not self._continues(nodes, following):
                 break
             nodes.append(following)
-            fitting = [tiles for tiles in self._cuts(nodes, movers, self._wanted(node)) if tiles]
+            fitting = [tiles for tiles in self._cuts(nodes, movers, _Room(self._wanted(node))) if tiles]
             if not fitting:
                 break
             chain = _as_chain([*movers.values(), *nodes], min(fitting, key=_cost))
@@ -183,20 +204,21 @@ class _Tiling:
         read = [value for value in node.inputs if value in made]
         return bool(read) and bool(node.op.in_place) and self.graph.types[node.outputs[0]].shape == size
 
-    def _cuts(self, nodes: Sequence[Node], movers: Mapping[str, Node], limit: int) -> Iterator[list[list[TileCall]]]:
+    def _cuts(self, nodes: Sequence[Node], movers: Mapping[str, Node], room: _Room) -> Iterator[list[list[TileCall]]]:
         """For each axis, or the one that was chosen, the coarsest cut that fits; empty where none does."""
-        chosen = self.tuning.of(nodes[0]).axis if limit < self.capacity else -1
-        for axis, size in enumerate(self.graph.types[nodes[0].outputs[0]].shape):
+        chosen = self.tuning.of(nodes[0]).axis if room.limit < self.capacity else -1
+        shape = self.graph.types[nodes[0].outputs[0]].shape
+        for axis in range(len(shape)):
             if chosen not in (-1, axis):
                 continue
-            cuts = {cut.step: cut for n in range(size, 1, -1) if (cut := _Cut(self, nodes, movers, axis, n)).step}
-            yield next((tiles for step in sorted(cuts, reverse=True) if (tiles := cuts[step].tiles())
-                        and working_bytes(tiles) <= limit), [])  # fmt: skip
+            cuts = (_Cut(self, nodes, movers, axis, step).tiles() for step in _steps(shape, axis, room.few_channels))
+            yield next((tiles for tiles in cuts if tiles and room.holds(tiles)), [])
 
     def _too_large(self, node: Node, movers: Mapping[str, Node], everything: list[list[TileCall]]) -> FitError:
         shape = self.graph.types[node.outputs[0]].shape
-        finest = [_Cut(self, [node], movers, axis, size).tiles() for axis, size in enumerate(shape) if size > 1]
-        least = min(working_bytes(tiles) for tiles in (everything, *finest) if tiles)
+        steps = [(axis, step) for axis in range(len(shape)) for step in _steps(shape, axis, few_channels=True)]
+        cuts = [_Cut(self, [node], movers, axis, step).tiles() for axis, step in steps]
+        least = min(working_bytes(tiles, ahead=False) for tiles in (everything, *cuts) if tiles)
         pieces = [piece for call in everything[0] for piece in (*call.inputs, *call.outputs)]
         largest = max(pieces, key=lambda piece: piece.type.n_bytes)
         return FitError(
@@ -222,13 +244,13 @@ class _Tiling:
 
 @dataclass
 class _Cut:
-    """One way to cut nodes of a chain: about `n_tiles` tiles of equal size along `axis` of the first one's output."""
+    """One way to cut nodes of a chain: `step` of `axis` of the first one's output a tile; no axis: all in one tile."""
 
     tiling: _Tiling
     nodes: Sequence[Node]
     movers: Mapping[str, Node]
     axis: int | None
-    n_tiles: int
+    step: int
 
     def tiles(self) -> list[list[TileCall]]:
         """The calls of each tile; empty if an operator cannot be cut so."""
@@ -239,16 +261,6 @@ class _Cut:
             if not tiles[-1]:
                 return []
         return tiles
-
-    @property
-    def step(self) -> int:
-        """How much of the axis a tile takes; 0 for all of everything. Different numbers of tiles may have the same."""
-        if self.axis is None:
-            return 0
-        shape = self.tiling.graph.types[self.nodes[0].outputs[0]].shape
-        is_last = self.axis == len(shape) - 1
-        quantum = CHANNEL_QUANTUM if is_last and shape[self.axis] > CHANNEL_QUANTUM else 1
-        return -(-shape[self.axis] // (self.n_tiles * quantum)) * quantum
 
     def _slices(self) -> Iterator[Slice | None]:
         if self.axis is None:
@@ -286,18 +298,27 @@ class _Cut:
         return True
 
 
+def _steps(shape: Shape, axis: int, few_channels: bool) -> list[int]:
+    """How much of an axis a tile may take, most first: all that there is to choose, but of channels."""
+    size, is_last = shape[axis], axis == len(shape) - 1
+    if is_last and (few_channels or size <= CHANNEL_QUANTUM):
+        return [n for n in FEW_CHANNELS if n < size]
+    quantum = CHANNEL_QUANTUM if is_last else 1
+    return sorted({-(-size // (n * quantum)) * quantum for n in range(2, size + 1)}, reverse=True)
+
+
 def _as_chain(nodes: Sequence[Node], tiles: Sequence[Sequence[TileCall]]) -> Chain:
     return Chain(tuple(nodes), tuple(call for tile in tiles for call in tile))
 
 
-def working_bytes(tiles: Sequence[Sequence[TileCall]]) -> int:
+def working_bytes(tiles: Sequence[Sequence[TileCall]], ahead: bool = True) -> int:
     """The most that the calls of a chain need at once.
 
-    Where there are several tiles, what comes from elsewhere comes while calls before take as long as its transfer, and
-    what is made is there one call longer.
+    Where there are several tiles, and not if `ahead` is false, what comes from elsewhere comes while calls before take
+    as long as its transfer, and what is made is there one call longer.
     """
     calls = [call for tile in tiles for call in tile]
-    longer = 1 if len(tiles) > 1 else 0
+    longer = 1 if ahead and len(tiles) > 1 else 0
     spans: dict[tuple[str, Region], tuple[int, int, int]] = {}
     for at, call in enumerate(calls):
         made = {(each.value, each.region) for each in call.outputs}

@@ -12,10 +12,12 @@ from team import Work
 from odl import fp16
 from odl.fp16 import Accumulate
 from odl.graph import Builder, Operator, Persistent, Slice
+from odl.ops._goes import Summing
 from odl.ops._windows import Window
 from odl.ops.conv2d import Conv2d
 from odl.ops.conv2d_phases import Conv2dPhases
 from odl.ops.dense import Dense
+from odl.ops.depthwise import DepthwiseWeightGradient
 from odl.ops.flip_transpose import FlipTaps, FlipTranspose
 from odl.ops.pad import Pad
 from odl.ops.pair_pixels import PairPixels
@@ -23,6 +25,7 @@ from odl.ops.paired_gradient import PairedGradient
 from odl.types import Array, DType, Shape, TensorType
 
 SPECIAL = np.array([np.inf, -np.inf, np.nan, 65504, -65504, 6e-8, -6e-8, 0.0, -0.0, 1e-5], np.float16)
+NO_PADS = (0, 0, 0, 0)
 MOVERS = Pad | FlipTranspose | FlipTaps | PairPixels
 
 Case = tuple[Operator, tuple[Shape, ...]]
@@ -79,6 +82,11 @@ OPERATORS: list[Case] = [
     (PairedGradient((9,), Accumulate.FP16, DType.F16, first=1, count=2), ((1, 4, 1, 4, 2), (1, 4, 1, 9, 2))),
     (PairedGradient((6,), Accumulate.FP32, DType.F32), ((1, 1, 1, 1, 2), (1, 1, 1, 6, 2))),
     (PairedGradient((40,), Accumulate.FP16, DType.F16), ((1, 5, 1, 11, 2), (1, 5, 1, 40, 2))),
+    # Depthwise: 3x3 with an odd and an even number of pixels in a row, and other windows; strides.
+    (DepthwiseWeightGradient(Window((3, 3), (1, 1), NO_PADS)), ((1, 4, 5, 6), (1, 6, 7, 6))),
+    (DepthwiseWeightGradient(Window((3, 3), (1, 1), NO_PADS), Accumulate.FP16), ((1, 3, 6, 20), (1, 5, 8, 20))),
+    (DepthwiseWeightGradient(Window((2, 4), (2, 1), NO_PADS), dtype=DType.F16), ((1, 4, 3, 2), (1, 9, 6, 2))),
+    (DepthwiseWeightGradient(Window((3, 3), (2, 2), NO_PADS), dtype=DType.F16), ((1, 5, 1, 4), (1, 11, 4, 4))),
 ]  # fmt: skip
 
 
@@ -96,7 +104,7 @@ def append_all(build: Builder, accumulate: Accumulate) -> None:
         inputs = [draw(rng, shape, 0.01) for shape in shapes]
         build.add(op, [hold(array) for array in inputs], "y")
         sums: list[str] = []
-        for go, near in in_goes(op, inputs, 3) if isinstance(op, PairedGradient) else ():
+        for go, near in in_goes(op, inputs, 3):
             sums = [build.add(go, [*map(hold, near), *sums], "sums")]
 
 
@@ -107,9 +115,9 @@ def works(accumulate: Accumulate) -> Iterator[Work]:
         op = _with(each, accumulate)
         inputs = [draw(rng, shape, 0.02) for shape in shapes]
         yield Work(op, tuple(inputs))
-        for n_goes, dtype in product((2, 99), (DType.F16, DType.F32)) if isinstance(op, PairedGradient) else ():
+        for n_goes, dtype in product((2, 99), (DType.F16, DType.F32)) if isinstance(op, Summing) else ():
             sums: tuple[Array, ...] = ()
-            for go, near in in_goes(replace(op, dtype=dtype), inputs, n_goes):
+            for go, near in in_goes(replace(op, dtype=dtype), inputs, n_goes):  # type: ignore[call-arg]
                 work = Work(go, (*near, *sums))
                 yield work
                 sums = work.expected()
@@ -121,8 +129,7 @@ def _with(op: Operator, accumulate: Accumulate) -> Operator:
 
 
 def in_goes(op: Operator, inputs: Sequence[Array], n_goes: int) -> Iterator[tuple[Operator, list[Array]]]:
-    """About so many goes, each with its own part of the operands; the sums so far come behind them."""
-    assert isinstance(op, PairedGradient)
+    """About so many goes, if it has any, each with its own part of the operands; the sums so far come behind them."""
     types = [TensorType(array.shape) for array in inputs]
     for go in op.goes(types, n_goes):
         tile = go.tile(None, types, [])

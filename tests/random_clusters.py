@@ -35,9 +35,14 @@ class Case:
 
 
 def case(seed: int) -> Case:
-    """One to four layers over 1 to 40 channels of an image with sides of 1 to 20, then a dense layer and Softmax."""
+    """One to four layers over an image, then a dense layer and Softmax.
+
+    Every other image is of 1 to 40 channels and sides of 1 to 20; the others are wide, with fewer channels, so that a
+    few rows of them, or a few channels, are what fits.
+    """
     rng = np.random.default_rng([seed, 31])
-    shape = tuple(int(rng.integers(1, most + 1)) for most in (40, 20, 20))
+    ranges = ((2, 16), (16, 32), (16, 32)) if seed % 2 else ((1, 40), (1, 20), (1, 20))
+    shape = tuple(int(rng.integers(least, most + 1)) for least, most in ranges)
     net = Net(rng, shape)
     for _ in range(rng.integers(1, 5)):
         LAYERS[rng.integers(len(LAYERS))](rng, net)
@@ -72,13 +77,20 @@ def _weight(net: Net, shape: tuple[int, ...]) -> str:
 
 
 def _convolution(rng: np.random.Generator, net: Net) -> None:
+    _windows(rng, net, 1, int(rng.integers(1, 25 if min(net.shape[1:]) > 12 else 41)))
+
+
+def _depthwise(rng: np.random.Generator, net: Net) -> None:
+    """One output a channel, or two."""
+    channels = net.shape[0]
+    _windows(rng, net, channels, channels * (2 if rng.random() < 0.2 else 1))
+
+
+def _windows(rng: np.random.Generator, net: Net, group: int, out: int) -> None:
     channels, *image = net.shape
-    depthwise = rng.random() < 0.4
     size = [int(rng.integers(1, min(3, side) + 1)) for side in image]
     stride = [int(side) for side in rng.integers(1, 3, 2)]
     pads = [int(rng.integers(0, side)) for side in (*size, *size)]
-    out = channels if depthwise else int(rng.integers(1, 41))
-    group = channels if depthwise else 1
     inputs = [_weight(net, (out, channels // group, *size))]
     inputs += [net.weight((out,), 0.1)] if rng.random() < 0.7 else []
     new = [(n + a + b - k) // s + 1 for n, a, b, k, s in zip(image, pads[:2], pads[2:], size, stride, strict=True)]
@@ -107,4 +119,20 @@ def _residual(rng: np.random.Generator, net: Net) -> None:
     net.add("Add", [branch], shape)
 
 
-LAYERS = (_convolution, _convolution, _convolution, _relu, _pool, _residual)
+def _beside(rng: np.random.Generator, net: Net) -> None:
+    """The channels of an image, and behind them those of its Relu."""
+    branch, (channels, *image) = net.last, net.shape
+    _relu(rng, net)
+    net.add("Concat", [branch], (2 * channels, *image), axis=1)
+
+
+def _turned(_rng: np.random.Generator, net: Net) -> None:
+    """Rows and columns exchanged."""
+    channels, height, width = net.shape
+    net.add("Transpose", [], (channels, width, height), perm=[0, 1, 3, 2])
+
+
+LAYERS = (
+    *(_convolution, _convolution, _convolution, _depthwise, _depthwise, _depthwise),
+    *(_relu, _pool, _pool, _residual, _beside, _turned),
+)

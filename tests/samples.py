@@ -10,12 +10,14 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from team import Work
 
 import odl.ops  # noqa: F401
 from odl import fp16
 from odl.autodiff import differentiate
 from odl.fp16 import Accumulate
 from odl.graph import Builder, Graph, Persistent
+from odl.interpreter import interpret
 from odl.ops._importer import CHANNELS_FIRST, CHANNELS_LAST, IMPORTS, Importer, OnnxNode, Sample
 from odl.types import Array, TensorType
 
@@ -117,6 +119,19 @@ def cases() -> Iterator[Case]:
         seen = (sample for sample in IMPORTS[op_type].samples() if sample.op_type == op_type)
         for number, sample in enumerate(seen):
             yield Case(f"{op_type}-{number}", sample, number)
+
+
+def works(accumulate: Accumulate) -> Iterator[Work]:
+    """Every node of every sample, forward and backward, with its operands."""
+    for case in cases():
+        build, output, _ = case.imported()
+        seed = fp16.half(np.random.default_rng(1).uniform(-1, 1, build.types[output].shape))
+        graph, _, _ = case.differentiated(seed)
+        values = interpret(graph, case.feeds())
+        for node in graph.nodes:
+            if not node.op.view:
+                op = replace(node.op, accumulate=accumulate) if hasattr(node.op, "accumulate") else node.op
+                yield Work(op, tuple(values[name] for name in node.inputs))
 
 
 def together(chosen: list[Case], accumulate: Accumulate) -> Builder:

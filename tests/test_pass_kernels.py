@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pass_operators import MOVERS, OPERATORS, draw, slices
+from team import Work
+from tiles import checked_axes
 from whole_program import whole_program
 
 from odl import fp16
@@ -17,10 +18,12 @@ from odl.api import silent
 from odl.compare import Device, verify
 from odl.data import Data
 from odl.fp16 import Accumulate
-from odl.graph import Operator, Slice
+from odl.graph import Operator
 from odl.lower import lower
 from odl.memory import plan
+from odl.ops._goes import Summing
 from odl.ops.conv2d_phases import Conv2dPhases
+from odl.ops.depthwise import DepthwiseSumsBegin, DepthwiseSumsContinue, DepthwiseSumsEnd, DepthwiseWeightGradient
 from odl.ops.flip_transpose import FlipTaps, FlipTranspose
 from odl.ops.pad import Pad
 from odl.ops.pair_pixels import PairPixels
@@ -50,18 +53,7 @@ def evaluated(op: Operator, shapes: tuple[Shape, ...]) -> tuple[list[Array], Arr
 def test_tiles_are_slices(op: Operator, shapes: tuple[Shape, ...]) -> None:
     """Each tile computes its slice of the whole from slices of the inputs."""
     inputs, y = evaluated(op, shapes)
-    types = [TensorType(shape) for shape in shapes]
-    (whole,) = op.infer(types)
-    cut_axes = set()
-    for cut in every_cut(y.shape):
-        tile = op.tile(cut, types, [whole])
-        if tile is None:
-            continue
-        cut_axes.add(cut.axis)
-        parts = [array[slices(each)] for array, each in zip(inputs, tile.inputs, strict=True)]
-        assert tile.op.infer([TensorType(part.shape) for part in parts]) == (cut.of(whole),)
-        (part,) = tile.op.evaluate(parts)
-        np.testing.assert_array_equal(fp16.bits(part), fp16.bits(y[slices(cut)]), err_msg=str(cut))
+    cut_axes = checked_axes(Work(op, tuple(inputs)))
     assert cut_axes or min(y.shape[:2]) == 1 or isinstance(op, Pad)
     if isinstance(op, Conv2dPhases):
         assert cut_axes == {1, 3}
@@ -69,22 +61,15 @@ def test_tiles_are_slices(op: Operator, shapes: tuple[Shape, ...]) -> None:
         assert 1 not in cut_axes or (op.shifts, op.stride, op.pads) == (1, 1, (0, 0, 0, 0))
 
 
-def every_cut(shape: Shape) -> Iterator[Slice]:
-    for axis, size in enumerate(shape):
-        yield from (Slice(axis, a, b) for a in range(size) for b in range(a + 1, size + 1))
-
-
-GRADIENTS = [(op, shapes) for op, shapes in OPERATORS if isinstance(op, PairedGradient)]
+GRADIENTS = [(op, shapes) for op, shapes in OPERATORS if isinstance(op, Summing)]
 
 
 @pytest.mark.parametrize("dtype", [DType.F16, DType.F32], ids=lambda each: each.value)
 @pytest.mark.parametrize("accumulate", Accumulate, ids=lambda mode: mode.value)
 @pytest.mark.parametrize(("op", "shapes"), GRADIENTS)
-def test_goes_are_the_whole(
-    op: PairedGradient, shapes: tuple[Shape, ...], accumulate: Accumulate, dtype: DType
-) -> None:
+def test_goes_are_the_whole(op: Summing, shapes: tuple[Shape, ...], accumulate: Accumulate, dtype: DType) -> None:
     """Of whole operands as of the slices that a go needs: it continues the sums of the one before."""
-    op = replace(op, accumulate=accumulate, dtype=dtype)
+    op = replace(op, accumulate=accumulate, dtype=dtype)  # type: ignore[call-arg]
     inputs, whole = evaluated(op, shapes)
     types = [TensorType(shape) for shape in shapes]
     n_pixels = shapes[0][0] if shapes[0][0] > 1 else shapes[0][1]
@@ -97,6 +82,7 @@ def test_goes_are_the_whole(
             before = sums
             sums = go.evaluate([*inputs, *before])
             np.testing.assert_array_equal(fp16.bits(tile.op.evaluate([*near, *before])[0]), fp16.bits(sums[0]))
+            assert checked_axes(Work(go, (*inputs, *before))) == ({0} if isinstance(op, PairedGradient) else set())
         np.testing.assert_array_equal(fp16.bits(sums[0]), fp16.bits(whole))
     assert len(op.goes(types, n_pixels)) == (n_pixels if n_pixels > 1 else 0)
 
@@ -121,8 +107,9 @@ TARGETS = ["host", *(pytest.param(name, marks=pytest.mark.qemu) for name in ("qe
 def test_bits_are_equal_on_target(name: str, accumulate: Accumulate, tmp_path: Path) -> None:
     target, folder = find_target(name), tmp_path / "project"
     program, training, data = prepared_program(accumulate)
-    moved = {Pad, FlipTranspose, FlipTaps, PairPixels, Conv2dPhases, PairedGradient}
-    sums = {PairedSumsBegin, PairedSumsContinue} | ({PairedSumsEnd} if accumulate is Accumulate.FP16 else set())
+    moved = {Pad, FlipTranspose, FlipTaps, PairPixels, Conv2dPhases, PairedGradient, DepthwiseWeightGradient}
+    sums = {PairedSumsBegin, PairedSumsContinue, DepthwiseSumsBegin, DepthwiseSumsContinue}
+    sums |= {PairedSumsEnd, DepthwiseSumsEnd} if accumulate is Accumulate.FP16 else set()
     assert {type(call.op) for _, _, call in program.calls()} >= moved | sums
     folder.mkdir()
     write_project(folder, "prepared", program, training, target)

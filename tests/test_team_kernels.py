@@ -12,12 +12,11 @@ import pytest
 from host_c import compilers
 from numpy.testing import assert_array_equal
 from pass_operators import works as _from_passes
-from samples import cases
+from samples import works as _from_samples
 from team import Team, Work, untouched
 
 from odl import fp16
-from odl.fp16 import Accumulate, bits, half
-from odl.interpreter import interpret
+from odl.fp16 import Accumulate, bits
 from odl.ops.accumulate import AccumulateGradient, ClearGradient
 from odl.ops.count import Count
 from odl.ops.cross_entropy import SoftmaxCrossEntropy, SoftmaxCrossEntropyGradient
@@ -46,19 +45,6 @@ def numbers(n: int, seed: int, *, wild: bool = False) -> Array:
     values = rng.standard_normal(n).astype(np.float16)
     patterns = rng.integers(0, 1 << 16, n, dtype=np.uint16).view(np.float16)
     return fp16.canonical(np.where(wild & (rng.random(n) < 1 / 3), patterns, values))
-
-
-def _from_samples(accumulate: Accumulate) -> Iterator[Work]:
-    """Every node of every sample, forward and backward."""
-    for case in cases():
-        build, output, _ = case.imported()
-        seed = half(np.random.default_rng(1).uniform(-1, 1, build.types[output].shape))
-        graph, _, _ = case.differentiated(seed)
-        values = interpret(graph, case.feeds())
-        for node in graph.nodes:
-            if not node.op.view:
-                op = replace(node.op, accumulate=accumulate) if hasattr(node.op, "accumulate") else node.op
-                yield Work(op, tuple(values[name] for name in node.inputs))
 
 
 def _from_training(accumulate: Accumulate) -> Iterator[Work]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from odl.graph import Slice
+from odl.graph import Operator, Slice, Tile
 from odl.ops._importer import Importer, OnnxNode
 from odl.ops._windows import Pair, Window, read_window
 from odl.types import Array, Shape
@@ -65,6 +65,11 @@ def cropped(window: Window, padded: Array, shape: Shape) -> Array:
     """The image (1, H, W, C) inside its padding."""
     top, left = window.pads[:2]
     return np.ascontiguousarray(padded[None, top : top + shape[1], left : left + shape[2]])
+
+
+def cut_channels(op: Operator, cut: Slice | None, n_inputs: int) -> Tile | None:
+    """Channels of images (1, H, W, C), if that is how they are cut: for an operator that mixes none."""
+    return Tile(op, (cut,) * n_inputs, (cut,)) if cut is None or cut.axis == 3 else None
 
 
 def cut_padded_rows(pads: Pads, cut: Slice, height: int) -> tuple[Pads, Slice] | None:

@@ -57,6 +57,18 @@ class Window:
         a, b = max(start, 0), min(end, height)
         return (replace(self, pads=(a - start, left, end - b, right)), a, b) if a < b else None
 
+    def cut_rows_back(self, first: int, last: int, n_outputs: int) -> tuple[Window, int, int]:
+        """The window over input rows first .. last - 1 and the output rows a .. b - 1 that see them: (window, a, b).
+
+        `n_outputs` is how many rows the output has. Rows behind the last window get its row, which sees none of them.
+        """
+        stride, at = self.stride[0], first + self.pads[0]
+        a = min(max(-((self.size[0] - 1 - at) // stride), 0), at // stride, n_outputs - 1)
+        b = max(min((last - 1 + self.pads[0]) // stride + 1, n_outputs), a + 1)
+        top = at - a * stride
+        bottom = max((b - a - 1) * stride + self.size[0] - top - (last - first), 0)
+        return replace(self, pads=(top, self.pads[1], bottom, self.pads[3])), a, b
+
     def walks_words(self, x: Shape) -> bool:
         """Whether, without padding, each kernel row of each output pixel is whole words of an image at one."""
         width, channels = x[2:]

@@ -7,16 +7,16 @@ quotient is needed by all pixels of its window: first the quotients, then the su
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from odl import fp16
 from odl.fp16 import Accumulate
-from odl.graph import Builder, Kernel, Node, Operator
+from odl.graph import Builder, Kernel, Node, Operator, Slice, Tile
 from odl.ops._importer import BATCH_HINT, Importer, OnnxNode, Sample, imports
-from odl.ops._pools import Pads, backwards, cropped, image_window, read_pool
+from odl.ops._pools import Pads, backwards, cropped, cut_channels, image_window, read_pool
 from odl.ops._windows import Window
 from odl.ops.reshape import Reshape
 from odl.types import Array, Shape, TensorType
@@ -36,6 +36,12 @@ def _counts(window: Window, counted: Pads, size: tuple[int, int]) -> Array:
 
 def _extra(counted: Pads) -> dict[str, int | float]:
     return dict(zip(("count_top", "count_left", "count_bottom", "count_right"), counted, strict=True))
+
+
+def _cut_counted(counted: Pads, window: Window) -> Pads:
+    """The padding that takes part where `window` is what a cut of the rows has left."""
+    top, left, bottom, right = counted
+    return min(top, window.pads[0]), left, min(bottom, window.pads[2]), right
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,16 @@ class AveragePool(Operator):
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         window = self.window.scalars(inputs[0].shape, outputs[0].shape)
         return Kernel("average_pool", window, "odl_window", _extra(self.counted))
+
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Rows of y from rows of x, or channels."""
+        if cut is None or cut.axis != 1:
+            return cut_channels(self, cut, 1)
+        found = self.window.cut_rows(cut.first, cut.last, inputs[0].shape[1])
+        if not found:
+            return None
+        op = replace(self, window=found[0], counted=_cut_counted(self.counted, found[0]))
+        return Tile(op, (Slice(1, *found[1:]),), (cut,))
 
     def gradient(self, build: Builder, node: Node, grad: str, wanted: Sequence[bool]) -> Sequence[str | None]:
         (x,) = node.inputs
@@ -99,6 +115,17 @@ class AveragePoolShare(Operator):
         window = self.window.scalars((1, *self.size, dy[3]), dy)
         return Kernel("average_pool_share", window, "odl_window", _extra(self.counted))
 
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Rows or channels."""
+        if cut is None or cut.axis != 1:
+            return cut_channels(self, cut, 1)
+        found = self.window.cut_rows(cut.first, cut.last, self.size[0])
+        if not found:
+            return None
+        window, first, last = found
+        op = replace(self, window=window, size=(last - first, self.size[1]), counted=_cut_counted(self.counted, window))
+        return Tile(op, (cut,), (cut,))
+
 
 @dataclass(frozen=True)
 class AveragePoolSpread(Operator):
@@ -125,6 +152,14 @@ class AveragePoolSpread(Operator):
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         return Kernel("average_pool_spread", self.window.scalars(outputs[0].shape, inputs[0].shape), "odl_window")
+
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Rows of dx from the rows of q that reach them, or channels."""
+        if cut is None or cut.axis != 1:
+            return cut_channels(self, cut, 1)
+        window, first, last = self.window.cut_rows_back(cut.first, cut.last, inputs[0].shape[1])
+        op = replace(self, window=window, size=(len(cut), self.size[1]))
+        return Tile(op, (Slice(1, first, last),), (cut,))
 
 
 def _pool_samples() -> Iterable[Sample]:

@@ -10,7 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from odl.errors import ModelError
-from odl.graph import Builder, Kernel, Node, Operator
+from odl.graph import Builder, Kernel, Node, Operator, Tile
+from odl.graph import Slice as Cut
 from odl.ops._importer import CHANNELS_LAST, Importer, OnnxNode, Sample, imports
 from odl.types import Array, Shape, TensorType
 
@@ -22,6 +23,12 @@ def _rows(shape: Shape, axis: int) -> int:
 
 def _width(shape: Shape, axis: int) -> int:
     return prod(shape[axis:])
+
+
+def _cut_others(op: Concat | Slice, cut: Cut | None, inputs: Sequence[TensorType]) -> Tile | None:
+    """Along any axis but the operator's own."""
+    along = cut is not None and cut.axis == op.axis
+    return None if along else Tile(op, (cut,) * len(inputs), (cut,))
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,9 @@ class Concat(Operator):
         widths = [_width(x.shape, self.axis) for x in inputs] + [0] * (self.arity - len(inputs))
         named = {f"width{i}": width for i, width in enumerate(widths)}
         return Kernel("concat", {"n_rows": _rows(outputs[0].shape, self.axis), **named})
+
+    def tile(self, cut: Cut | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        return _cut_others(self, cut, inputs)
 
     def gradient(self, build: Builder, node: Node, grad: str, wanted: Sequence[bool]) -> Sequence[str | None]:
         gradients: list[str | None] = []
@@ -85,6 +95,9 @@ class Slice(Operator):
         first = self.first * prod(x[self.axis + 1 :])
         widths = {"in_width": _width(x, self.axis), "first": first, "count": _width(y, self.axis)}
         return Kernel("slice", {"n_rows": _rows(x, self.axis), **widths})
+
+    def tile(self, cut: Cut | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        return _cut_others(self, cut, inputs)
 
 
 def _samples() -> Iterable[Sample]:

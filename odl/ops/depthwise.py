@@ -2,13 +2,14 @@
 
 Images are (1, H, W, C), kernels (kh, kw, O): channel o of the output reads channel o // m of the input alone, where
 m = O / C. There is no channel axis to take pairs from, so the taps themselves make the pairs, across the ends of kernel
-rows. Taps on padding are multiplied as +0, never left out. `conv2d` imports ONNX's Conv for both.
+rows. Taps on padding are multiplied as +0, never left out. `conv2d` imports ONNX's Conv for both; a pass makes the goes
+of a weight gradient (`_goes`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +17,8 @@ import numpy as np
 from odl import fp16
 from odl.errors import ModelError
 from odl.fp16 import Accumulate
-from odl.graph import Builder, Kernel, Node, Operator, Phase
+from odl.graph import Builder, Kernel, Node, Operator, Phase, Slice, Tile
+from odl.ops._goes import Go, Summing, cut_evenly, start_sums, sums_type
 from odl.ops._importer import Sample
 from odl.ops._windows import Window, hits
 from odl.ops.row_sum import WeightRowSum
@@ -57,6 +59,18 @@ class DepthwiseConv2d(Operator):
     def macs(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         return outputs[0].n_elems * self.window.size[0] * self.window.size[1]
 
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Rows of y from rows of x, or channels, where no tile needs one of x that another needs too."""
+        x, weights = inputs[0], len(inputs) - 1
+        if cut is None:
+            return Tile(self, (None,) * len(inputs), (None,))
+        if cut.axis == 3:
+            read = _channels_read(cut, x, outputs[0].shape[3])
+            filters = [Slice(axis, cut.first, cut.last) for axis in (2, 0)][:weights]
+            return Tile(self, (read, *filters), (cut,)) if read else None
+        found = self.window.cut_rows(cut.first, cut.last, x.shape[1]) if cut.axis == 1 else None
+        return found and Tile(replace(self, window=found[0]), (Slice(1, *found[1:]), *(None,) * weights), (cut,))
+
     def gradient(self, build: Builder, node: Node, grad: str, wanted: Sequence[bool]) -> Sequence[str | None]:
         x, w, *b = node.inputs
         _, height, width, channels = build.types[x].shape
@@ -73,6 +87,14 @@ class DepthwiseConv2d(Operator):
 def _in_words(window: Window, x: TensorType, y: TensorType) -> bool:
     """Whether no tap leaves x, and the channels of x and y pair up alike in words."""
     return not any(window.pads) and x.shape[3] == y.shape[3] and x.shape[3] % 2 == 0
+
+
+def _channels_read(outputs: Slice, x: TensorType, n_outputs: int) -> Slice | None:
+    """The channels of image x that these of `n_outputs` channels read; None where others read one of them too."""
+    multiplier = n_outputs // x.shape[3]
+    if outputs.first % multiplier or outputs.last % multiplier:
+        return None
+    return Slice(3, outputs.first // multiplier, outputs.last // multiplier)
 
 
 def _spread(images: Array, n_outputs: int) -> Array:
@@ -128,12 +150,27 @@ class DepthwiseInputGradient(Operator):
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         return Kernel("depthwise_input_gradient", self.window.scalars(outputs[0].shape, inputs[0].shape), "odl_window")
 
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Rows of dx from the rows of dy that see them, or channels."""
+        if cut is None:
+            return Tile(self, (None, None), (None,))
+        dy, (height, width, channels) = inputs[0], self.size
+        if cut.axis == 1:
+            window, first, last = self.window.cut_rows_back(cut.first, cut.last, dy.shape[1])
+            return Tile(
+                replace(self, window=window, size=(len(cut), width, channels)), (Slice(1, first, last), None), (cut,)
+            )
+        multiplier = dy.shape[3] // channels
+        first, last = cut.first * multiplier, cut.last * multiplier
+        part = replace(self, size=(height, width, len(cut)))
+        return Tile(part, (Slice(3, first, last), Slice(2, first, last)), (cut,)) if cut.axis == 3 else None
+
     def macs(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         return inputs[0].n_elems * self.window.size[0] * self.window.size[1]
 
 
 @dataclass(frozen=True)
-class DepthwiseWeightGradient(Operator):
+class DepthwiseWeightGradient(Summing):
     """dw[tap, o] = sum over output pixels p of x[tap of p, o // m] * dy[p, o].
 
     dy (1, OH, OW, O), x (1, H, W, C) -> dw (kh, kw, O), binary32 as it leaves the accumulator, or rounded to binary16
@@ -151,13 +188,24 @@ class DepthwiseWeightGradient(Operator):
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         dy, x = inputs
+        return (self._finished(self.add_up(dy, x, self.start(dy))),)
+
+    def start(self, dy: Array) -> Array:
+        return start_sums((*self.window.size, dy.shape[3]), self.accumulate)
+
+    def add_up(self, dy: Array, x: Array, sums: Array) -> Array:
         n_outputs = dy.shape[3]
         odd = dy.shape[2] % 2
         taps = np.pad(_spread(self.window.taps(x), n_outputs), ((0, 0), (0, 0), (0, 0), (0, odd), (0, 0)))
         pixels = np.pad(dy[0], ((0, 0), (0, odd), (0, 0))).reshape(-1, 1, n_outputs)
         seen = np.moveaxis(taps.reshape(-1, len(pixels), n_outputs), 1, 0)
-        acc = fp16.sum_of_products(seen, pixels, None, self.accumulate).reshape(*self.window.size, n_outputs)
-        return (acc if self.dtype is DType.F32 else fp16.half(acc),)
+        lanes = sums.reshape(-1, *sums.shape[2:])
+        return fp16.continue_sums(seen, pixels, lanes, self.accumulate).reshape(sums.shape)
+
+    def _finished(self, sums: Array) -> Array:
+        if self.accumulate is Accumulate.FP16:
+            sums = fp16.add16(sums[..., 0], sums[..., 1]).astype(np.float32)
+        return sums if self.dtype is DType.F32 else fp16.half(sums)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         unpadded = _in_words(self.window, inputs[1], inputs[0])
@@ -165,8 +213,75 @@ class DepthwiseWeightGradient(Operator):
         name += "" if self.dtype is DType.F32 else "_half"
         return Kernel(name, self.window.scalars(inputs[1].shape, inputs[0].shape), "odl_window")
 
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Channels, where no tile needs one of x that another needs too."""
+        if cut is None:
+            return Tile(self, (None, None), (None,))
+        dy, x = inputs
+        read = _channels_read(cut, x, dy.shape[3]) if cut.axis == 2 else None
+        return Tile(self, (Slice(3, cut.first, cut.last), read), (cut,)) if read else None
+
     def macs(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         return inputs[0].n_elems * self.window.size[0] * self.window.size[1]
+
+    def goes(self, inputs: Sequence[TensorType], n_goes: int) -> Sequence[Operator]:
+        """They are cut by rows of dy, where no tap leaves x and channels pair up in words."""
+        dy, x = inputs
+        parts = cut_evenly(1, dy.shape[1], n_goes)
+        if len(parts) == 1 or not _in_words(self.window, x, dy):
+            return ()
+        kinds = [DepthwiseSumsBegin, *[DepthwiseSumsContinue] * (len(parts) - 1)]
+        if (self.accumulate, self.dtype) != (Accumulate.FP32, DType.F32):
+            kinds[-1] = DepthwiseSumsEnd
+        fields = (self.window, self.accumulate, self.dtype)
+        return [kind(*fields, part=part) for kind, part in zip(kinds, parts, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Sums(Go, DepthwiseWeightGradient):
+    """One go, over rows `part` of dy: dy, x (, sums so far) -> sums (kh, kw, O) binary32, or (kh, kw, O, 2)."""
+
+    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        return (sums_type((*self.window.size, inputs[0].shape[3]), self.accumulate),)
+
+    def seen(self) -> Slice:
+        stride = self.window.stride[0]
+        return Slice(1, self.part.first * stride, (self.part.last - 1) * stride + self.window.size[0])
+
+    def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
+        return replace(super().kernel(inputs, outputs), name=self.name)
+
+
+@dataclass(frozen=True)
+class DepthwiseSumsBegin(_Sums):
+    """The first go: sums start at +0."""
+
+    name: ClassVar[str] = "depthwise_sums_begin"
+
+
+@dataclass(frozen=True)
+class DepthwiseSumsContinue(_Sums):
+    """A later go: dy, x and the sums so far -> the sums, in the same bytes."""
+
+    name: ClassVar[str] = "depthwise_sums_continue"
+    overwrites: ClassVar[tuple[tuple[int, int], ...]] = ((0, 2),)
+
+
+@dataclass(frozen=True)
+class DepthwiseSumsEnd(_Sums):
+    """The last go, where the gradient is not the sums themselves: rounded to binary16, or the two lanes added."""
+
+    name: ClassVar[str] = "depthwise_sums_end"
+
+    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        return (TensorType((*self.window.size, inputs[0].shape[3]), self.dtype),)
+
+    def left(self, sums: Array) -> Array:
+        return self._finished(sums)
+
+    def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
+        kernel = super().kernel(inputs, outputs)
+        return kernel if self.dtype is DType.F32 else replace(kernel, name=f"{kernel.name}_half")
 
 
 def samples() -> Iterable[Sample]:

@@ -8,16 +8,16 @@ and never replaces. Taps on padding do not take part.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar
 
 import numpy as np
 
 from odl import fp16
-from odl.graph import Builder, Kernel, Node, Operator
+from odl.graph import Builder, Kernel, Node, Operator, Slice, Tile
 from odl.ops._importer import BATCH_HINT, Importer, OnnxNode, Sample, imports
-from odl.ops._pools import backwards, cropped, image_window, read_pool
+from odl.ops._pools import backwards, cropped, cut_channels, image_window, read_pool
 from odl.ops._windows import Window
 from odl.types import Array, TensorType
 
@@ -60,6 +60,13 @@ class MaxPool(Operator):
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         return Kernel("max_pool", self.window.scalars(inputs[0].shape, outputs[0].shape), "odl_window")
 
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Rows of y from rows of x, or channels."""
+        if cut is None or cut.axis != 1:
+            return cut_channels(self, cut, 1)
+        found = self.window.cut_rows(cut.first, cut.last, inputs[0].shape[1])
+        return found and Tile(replace(self, window=found[0]), (Slice(1, *found[1:]),), (cut,))
+
     def gradient(self, build: Builder, node: Node, grad: str, wanted: Sequence[bool]) -> Sequence[str | None]:
         (x,) = node.inputs
         return (build.add(MaxPoolGradient(self.window), (x, grad), f"{x}.grad"),)
@@ -90,6 +97,17 @@ class MaxPoolGradient(Operator):
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         return Kernel("max_pool_gradient", self.window.scalars(inputs[0].shape, inputs[1].shape), "odl_window")
+
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Channels, or rows where windows do not share any: as many of x as of dx, and the windows that lie in them."""
+        if cut is None or cut.axis != 1:
+            return cut_channels(self, cut, 2)
+        stride, n_windows = self.window.stride[0], inputs[1].shape[1]
+        ends_between = cut.first % stride == 0 and (cut.last % stride == 0 or cut.last == inputs[0].shape[1])
+        if self.window.size[0] > stride or self.window.pads[0] or self.window.pads[2] or not ends_between:
+            return None
+        first, last = cut.first // stride, min(-(-cut.last // stride), n_windows)
+        return Tile(self, (cut, Slice(1, first, last)), (cut,)) if first < last else None
 
 
 def _samples() -> Iterable[Sample]:

@@ -62,8 +62,9 @@ class Pad(Operator):
         return Kernel("pad", scalars, "odl_pad")
 
     def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
-        """Whole images, or rows of the one image: y's from x's, unless they lie on the border alone."""
-        if cut is None or (cut.axis == 0 and not (self.pads[0] or self.pads[2])):
+        """Whole images, the channels of x, or rows of the one image: y's from x's, unless on the border alone."""
+        alike = {0: not (self.pads[0] or self.pads[2]), 3: self.channels == 0}
+        if cut is None or alike.get(cut.axis):
             return Tile(self, (cut,), (cut,))
         if cut.axis != 1:
             return None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar
 
 from odl import fp16
 from odl.errors import ModelError
 from odl.fp16 import Accumulate
-from odl.graph import Kernel, Operator, Phase
+from odl.graph import Kernel, Operator, Phase, Slice, Tile
 from odl.types import Array, DType, Shape, TensorType
 
 
@@ -44,6 +44,16 @@ class RowSum(Operator):
         n_cols = outputs[0].n_elems
         name = "row_sum" if self.dtype is DType.F32 else "row_sum_half"
         return Kernel(name, {"n_rows": inputs[0].n_elems // n_cols, "n_cols": n_cols})
+
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Columns: the last axis, if all of them lie along that, in s as in x and y."""
+        if cut is None:
+            return Tile(self, (None,) * len(inputs), (None,))
+        axis, n_cols = len(self.shape) - 1, prod(self.shape)
+        if cut.axis != axis or any(type_.shape[-1] != n_cols for type_ in (*inputs, *outputs)):
+            return None
+        columns = tuple(Slice(len(type_.shape) - 1, cut.first, cut.last) for type_ in inputs)
+        return Tile(replace(self, shape=(*self.shape[:-1], len(cut))), columns, (cut,))
 
     def macs(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         return inputs[0].n_elems if len(inputs) == 2 else 0

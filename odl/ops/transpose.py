@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from odl.graph import Builder, Kernel, Node, Operator
+from odl.graph import Builder, Kernel, Node, Operator, Slice, Tile
 from odl.ops._importer import CHANNELS_LAST, Importer, OnnxNode, Sample, imports
 from odl.types import Array, Shape, TensorType
 
@@ -38,6 +38,10 @@ class Transpose(Operator):
         fields = {f"size{axis}": size for axis, size in enumerate(sizes)}
         fields |= {f"stride{axis}": step for axis, step in enumerate(steps)}
         return Kernel("transpose", fields, "odl_transpose")
+
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        """Any axis: y's, and the one of x that it was."""
+        return Tile(self, (cut and Slice(self.perm[cut.axis], cut.first, cut.last),), (cut,))
 
     def gradient(self, build: Builder, node: Node, grad: str, wanted: Sequence[bool]) -> Sequence[str | None]:
         inverse = tuple(self.perm.index(axis) for axis in range(len(self.perm)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from odl.graph import Graph, Node, fresh, verify
-from odl.ops.paired_gradient import PairedGradient
 from odl.types import TensorType
 
 
@@ -27,7 +26,7 @@ def rematerialize(graph: Graph) -> Graph:
             movers[value] = node
         else:
             inputs = {}
-            near = _is_piece(graph, node)
+            near = node.op.is_piece(graph.types_of(node.inputs))
             for value in node.inputs:
                 key = value, node.layer
                 inputs[value] = shared[key] if near and key in shared else _copy(movers, value, types, names, nodes)
@@ -38,11 +37,6 @@ def rematerialize(graph: Graph) -> Graph:
     result = replace(graph, nodes=tuple(nodes), types=types)
     verify(result)
     return result
-
-
-def _is_piece(graph: Graph, node: Node) -> bool:
-    """Whether other nodes make the rest of the same gradient."""
-    return isinstance(node.op, PairedGradient) and 0 < node.op.count < graph.types[node.inputs[0]].shape[3]
 
 
 def _copy(movers: dict[str, Node], value: str, types: dict[str, TensorType], names: set[str], nodes: list[Node]) -> str:

@@ -6,61 +6,74 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from odl.graph import Graph, Node, Operator, Slice, fresh, verify
-from odl.ops.paired_gradient import PairedGradient
 from odl.types import TensorType
 
 
 def split_reductions(graph: Graph, capacity: int) -> Graph:
-    """Cut every `PairedGradient` whose operands do not fit `capacity` bytes by output rows, or by a single row's pairs.
+    """Compute in goes (`Operator.goes`) what can be, where its operands do not fit `capacity` bytes.
 
-    Into as few goes as let two of them lie in memory at once, beside the sums. The order of a sum does not change, so
-    no bit does.
+    Into as few goes as let two of them lie in memory at once, beside the sums, or as many as there can be. The order of
+    a sum does not change, so no bit does.
     """
     types = dict(graph.types)
     names = {node.name for node in graph.nodes}
     nodes: list[Node] = []
     movers = {node.outputs[0]: node for node in graph.nodes if node.op.moves}
     for node in graph.nodes:
-        goes = _goes(graph, movers, node, capacity) if type(node.op) is PairedGradient else []
+        goes = _goes(graph, movers, node, capacity)
         nodes += _chained(node, goes, types, names) if goes else [node]
     result = replace(graph, nodes=tuple(nodes), types=types)
     verify(result)
     return result
 
 
-def _goes(graph: Graph, movers: Mapping[str, Node], node: Node, capacity: int) -> list[Operator]:
-    """The operators that take the node's place, or [] where everything fits or nothing helps."""
-    op = node.op
-    assert isinstance(op, PairedGradient)
+def _goes(graph: Graph, movers: Mapping[str, Node], node: Node, capacity: int) -> Sequence[Operator]:
+    """The operators that take the node's place; none where everything fits or nothing helps."""
     inputs = graph.types_of(node.inputs)
-    dy = inputs[0]
-    sums = graph.types[node.outputs[0]].n_elems * 4
-    if _bytes(graph, movers, node, (None, None)) + sums <= capacity:
-        return []
-    most = max(dy.shape[0], dy.shape[1])
+    room = capacity - graph.types[node.outputs[0]].n_elems * 4
+    most = len(node.op.goes(inputs, inputs[0].n_elems))
+    if not most or _bytes_at_once(graph, movers, node) <= room:
+        return ()
+    goes: Sequence[Operator] = ()
     for n_goes in range(2, most + 1):
-        goes = op.goes(inputs, n_goes)
-        tile = goes[0].tile(None, inputs, ()) if goes else None
-        if tile and _bytes(graph, movers, node, tile.inputs) + sums <= capacity:
-            return goes
-    return op.goes(inputs, most)
+        wanted = node.op.goes(inputs, n_goes)
+        if all(_can_be_made(graph, movers, node, go) for go in wanted):
+            goes = wanted
+            if 2 * _bytes_of(graph, node, goes[0]) <= room:
+                return goes
+    return goes
 
 
-def _bytes(graph: Graph, movers: Mapping[str, Node], node: Node, cuts: Sequence[Slice | None]) -> int:
-    """What slices of a node's operands take, and beside them the next ones, or all that they are made from."""
-    own, sources = 0, 0
-    for value, cut in zip(node.inputs, cuts, strict=True):
-        type_ = graph.types[value]
-        own += (cut.of(type_) if cut else type_).n_bytes
+def _bytes_at_once(graph: Graph, movers: Mapping[str, Node], node: Node) -> int:
+    """What a node's operands take, or those of them that are made for it and what one of these is made from."""
+    types = graph.types_of(node.inputs)
+    made = [(type_, movers[value]) for value, type_ in zip(node.inputs, types, strict=True) if value in movers]
+    sources = (graph.types[mover.inputs[0]].n_bytes for _, mover in made)
+    return max(sum(type_.n_bytes for type_ in types), sum(type_.n_bytes for type_, _ in made) + max(sources, default=0))
+
+
+def _can_be_made(graph: Graph, movers: Mapping[str, Node], node: Node, go: Operator) -> bool:
+    """Whether the slices that a go reads can be made for it alone: not those of a border alone."""
+    for value, cut in _slices(graph, node, go):
         mover = movers.get(value)
-        tile = mover and mover.op.tile(cut, graph.types_of(mover.inputs), (type_,))
-        if mover and tile:
-            source = graph.types[mover.inputs[0]]
-            sources = max(sources, (tile.inputs[0].of(source) if tile.inputs[0] else source).n_bytes)
-    return own + (own if any(cuts) else sources)
+        if mover and not mover.op.tile(cut, graph.types_of(mover.inputs), graph.types_of((value,))):
+            return False
+    return True
 
 
-def _chained(node: Node, goes: list[Operator], types: dict[str, TensorType], names: set[str]) -> list[Node]:
+def _bytes_of(graph: Graph, node: Node, go: Operator) -> int:
+    """What a go reads of the node's operands."""
+    types = ((graph.types[value], cut) for value, cut in _slices(graph, node, go))
+    return sum((cut.of(type_) if cut else type_).n_bytes for type_, cut in types)
+
+
+def _slices(graph: Graph, node: Node, go: Operator) -> list[tuple[str, Slice | None]]:
+    tile = go.tile(None, graph.types_of(node.inputs), ())
+    assert tile, f"{go.name} has no tile of everything"
+    return list(zip(node.inputs, tile.inputs, strict=True))
+
+
+def _chained(node: Node, goes: Sequence[Operator], types: dict[str, TensorType], names: set[str]) -> list[Node]:
     """The goes as nodes; the last one makes what `node` made."""
     made: list[Node] = []
     for number, go in enumerate(goes):
