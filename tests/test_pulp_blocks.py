@@ -10,27 +10,17 @@ from pathlib import Path
 import numpy as np
 import pulp_programs
 import pytest
-from numpy.testing import assert_array_equal
 from pass_operators import draw, works
-from team import Work, write_kernels
+from pulp_programs import BOTH, words
+from team import Work
 
-from odl import microkernels
-from odl.fp16 import Accumulate, bits
+from odl.fp16 import Accumulate
 from odl.ops.dense import Dense
 from odl.ops.pair_pixels import PairPixels
 from odl.ops.paired_gradient import PairedGradient
 from odl.targets import Target
-from odl.targets.pulp import PULP_OPEN, PULP_QEMU, find_gvsoc
 from odl.types import Array, DType
 
-GVSOC = pytest.param(
-    PULP_OPEN,
-    id="gvsoc",
-    marks=[pytest.mark.gvsoc, pytest.mark.skipif(not find_gvsoc(), reason="GVSoC is not here: set ODL_GVSOC")],
-)
-BOTH = [pytest.param(PULP_QEMU, id="qemu", marks=pytest.mark.qemu), GVSOC]
-
-CANARY = 0x5A5A5A5A
 N_OPERANDS, N_NUMBERS = 5, 14
 
 # Each case: kernel, words of the result, which operand it overwrites (or -1), words of each operand, the numbers that
@@ -119,12 +109,6 @@ def cases(accumulate: Accumulate) -> tuple[Work, ...]:
     return (*works(accumulate), *grid(accumulate))
 
 
-def words(array: Array) -> Array:
-    """The bytes of an array, filled up to whole words."""
-    data = np.ascontiguousarray(array).tobytes()
-    return np.frombuffer(data + b"\x5a" * (-len(data) % 4), np.uint32)
-
-
 def call(work: Work) -> str:
     """The kernel's call in C: what it writes, what it reads, a struct or its fields, what comes behind."""
     kernel, n_kept = work.kernel, len(kept(work))
@@ -163,19 +147,11 @@ def program(folder: Path, target: Target, cores: int, accumulate: Accumulate) ->
         n_out += n + 1
     lines = "\n".join(f"    case {number}: {calls[name]}" for name, number in numbers.items())
     data = np.concatenate(given)
-    sizes = {
-        "IN": len(data), "OUT": n_out, "CASES": len(chosen), "CANARY": CANARY, "CALLS": lines,
-        "OPERANDS": N_OPERANDS, "HEAD": 3 + N_OPERANDS + N_NUMBERS,
+    blanks = {
+        "IN": len(data), "OUT": n_out, "CASES": len(chosen), "CALLS": lines, "OPERANDS": N_OPERANDS,
+        "HEAD": 3 + N_OPERANDS + N_NUMBERS,
     }  # fmt: skip
-    main = MAIN
-    for name, value in sizes.items():
-        main = main.replace(f"__{name}__", str(value))
-    kernels = folder / "kernels"
-    kernels.mkdir()
-    written = [*write_kernels(kernels, numbers), kernels / "odl_kernels.h"]
-    sources = {path.name: path.read_text() for path in written} | {"odl_micro.c": microkernels.source()}
-    defines = {"ODL_CORES": cores, "ODL_ACCUMULATE_FP16": int(accumulate is Accumulate.FP16)}
-    return pulp_programs.build(folder / "project", target, main, defines, sources), data
+    return pulp_programs.build_kernels(folder, target, cores, accumulate, numbers, MAIN, blanks), data
 
 
 @pytest.mark.parametrize("accumulate", Accumulate, ids=lambda mode: mode.value)
@@ -183,18 +159,7 @@ def program(folder: Path, target: Target, cores: int, accumulate: Accumulate) ->
 @pytest.mark.parametrize("target", BOTH)
 def test_bits_are_those_of_numpy(target: Target, cores: int, accumulate: Accumulate, tmp_path: Path) -> None:
     elf, data = program(tmp_path, target, cores, accumulate)
-    got, at = pulp_programs.run(target, elf, data), 0
-    for work in cases(accumulate):
-        (want,) = work.expected()
-        what = f"{work.kernel.name}, {work.op}, {[array.shape for array in work.inputs]}"
-        end = at + len(words(want))
-        written = got[at:end].tobytes()
-        result = np.frombuffer(written[: want.nbytes], want.dtype).reshape(want.shape)
-        assert_array_equal(bits(result), bits(want), err_msg=what)
-        assert set(written[want.nbytes :]) <= {0x5A}, what
-        assert got[end] == CANARY, what
-        at = end + 1
-    assert at == len(got)
+    pulp_programs.check(pulp_programs.run(target, elf, data), cases(accumulate))
 
 
 @pytest.mark.parametrize("accumulate", Accumulate, ids=lambda mode: mode.value)
