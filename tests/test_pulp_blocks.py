@@ -15,7 +15,7 @@ from pulp_programs import BOTH, words
 from team import Work
 
 from odl.fp16 import Accumulate
-from odl.ops.dense import Dense
+from odl.ops.dense import Dense, DenseInputGradient, DenseWeightGradient
 from odl.ops.pair_pixels import PairPixels
 from odl.ops.paired_gradient import PairedGradient
 from odl.targets import Target
@@ -101,6 +101,11 @@ def grid(accumulate: Accumulate) -> Iterator[Work]:
         yield Work(PairedGradient((cols,), accumulate, dtype), tuple(draw(rng, shape, 0.01) for shape in shapes))
         is_odd = bool(rows % 2)
         yield Work(PairPixels((0, 0, 0, 0), -(-rows // 2), is_odd=is_odd), (draw(rng, (1, 2, rows, cols), 0.1),))
+        first, count = (1, rows - 1) if rows > 1 else (0, 0)
+        single = DenseWeightGradient(accumulate, dtype, first, count)
+        yield Work(single, (draw(rng, (1, rows), 0.01), draw(rng, (1, cols), 0.01)))
+        shapes = ((1 + rows % 2 * 2, cols), (cols, rows))
+        yield Work(DenseInputGradient(accumulate), tuple(draw(rng, shape, 0.01) for shape in shapes))
 
 
 @cache
@@ -168,5 +173,6 @@ def test_every_kernel_of_a_block_is_called(accumulate: Accumulate) -> None:
     called = {work.kernel.name for work in cases(accumulate)}
     sums = {f"paired_sums_{name}" for name in ("begin", "continue", "end_half")}
     gradients = {"paired_gradient", "paired_gradient_half", "pair_pixels"}
-    assert called >= sums | gradients | {"conv2d_unpadded", "conv2d_phases", "dense"}
+    dense = {"dense", "dense_input_gradient", "dense_weight_gradient", "dense_weight_gradient_half"}
+    assert called >= sums | gradients | dense | {"conv2d_unpadded", "conv2d_phases"}
     assert ("paired_sums_end" in called) == (accumulate is Accumulate.FP16)
