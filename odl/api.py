@@ -131,7 +131,8 @@ def _compile_tiled(model: Model, recipe: Recipe, machine: Target, training: Trai
 
 def _for_tiles(graph: Graph, capacity: int, tuning: Tuning) -> Graph:
     """A scheduled graph of operators that have fast kernels and pieces that fit `capacity` bytes."""
-    graph = split_gradients(prepare(graph), lambda node: capacity // tuning.of(node).pieces)
+    graph = prepare(graph, lambda node: tuning.of(node).kernel)
+    graph = split_gradients(graph, lambda node: capacity // tuning.of(node).pieces)
     return gather(schedule(rematerialize(split_reductions(graph, capacity))))
 
 

@@ -1,9 +1,9 @@
-"""Chooses tiles by measuring them: `odl tune`.
+"""Chooses kernels and tiles by measuring them: `odl tune`.
 
 A candidate is one setting of the knobs for the whole model. A training step of it is run and profiled once; then every
 layer and phase takes the candidate under which it was cheapest, and the choices are run together: neighbours share the
-local memory, so they may be worse than any one candidate. The fastest whole step is kept. Tiles decide nothing about
-bits, so neither does this.
+local memory, so they may be worse than any one candidate. The fastest whole step is kept. No knob decides anything
+about bits, so neither does this.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +21,9 @@ import numpy as np
 
 from odl import api
 from odl.errors import FitError, UsageError
+from odl.graph import Graph, Phase
 from odl.ops._importer import onnx_shape
+from odl.passes.for_cluster import DIRECT, REARRANGED, forms
 from odl.project import sha256
 from odl.recipe import Recipe
 from odl.targets import Target, find_target
@@ -41,7 +43,10 @@ CANDIDATES: Mapping[str, tuple[Knobs, int]] = {
     "gap=1": (Knobs(), 1),
     "gap=8": (Knobs(), 8),
     "gap=20": (Knobs(), 20),
+    DIRECT: (Knobs(kernel=DIRECT), Tuning.gap),
+    REARRANGED: (Knobs(kernel=REARRANGED), Tuning.gap),
 }
+_SMALL = 50_000  # MACs: of more, the loops of a direct kernel cost more than what a rearranged one does before
 _LEAST_GAIN = 0.005  # of a layer's cycles; less is noise of its neighbours
 
 Listener = Callable[[str, int], None]
@@ -97,7 +102,7 @@ def tune(
     if not machine.l1_bytes or machine.counter != "cycles":
         raise UsageError("not-tunable", target, "it has no tiles to choose, or no cycles to count", "use -t pulp-open")
     bench = _Bench(model, recipe, machine, out or cache_path(model), timeout_s)
-    missing = [name for name in CANDIDATES if name not in bench.known]
+    missing = [name for name in bench.candidates if name not in bench.known]
     pool = ThreadPoolExecutor(jobs or os.cpu_count())
     try:
         under_way = {pool.submit(bench.measure, name): name for name in missing}
@@ -115,7 +120,7 @@ class _Bench:
     def __init__(self, model: Path, recipe: Recipe, target: Target, path: Path, timeout_s: float) -> None:
         self.model, self.recipe, self.target, self.path, self.timeout_s = model, recipe, target, path, timeout_s
         self.about = measured_for(model, recipe, target.name)
-        self.keys = _keys(api.compile_model(model, recipe, target.name))
+        self.candidates = _candidates(api.compile_model(model, recipe, target.name), self.about)
         self.known: dict[str, Measured] = dict(self._read())
 
     def _read(self) -> Iterator[tuple[str, Measured]]:
@@ -123,7 +128,7 @@ class _Bench:
             note = json.loads(self.path.read_text())
             if note["schema_version"] == SCHEMA and note["for"] == self.about:
                 for name, (whole, parts) in note["measured"].items():
-                    if name in CANDIDATES:
+                    if name in self.candidates:
                         yield name, Measured(int(whole), {str(key): int(value) for key, value in parts.items()})
 
     def _write(self, tuning: Tuning) -> None:
@@ -138,7 +143,7 @@ class _Bench:
 
     def measure(self, name: str) -> Measured:
         try:
-            return self._run(self._everywhere(name))
+            return self._run(self.candidates[name])
         except FitError:
             return Measured(-1, {})
 
@@ -146,18 +151,12 @@ class _Bench:
         self.known[name] = found
         self._write(Tuning({}, self.about))
 
-    def _everywhere(self, name: str) -> Tuning:
-        """A candidate's knobs for all layers and phases."""
-        knobs, gap = CANDIDATES[name]
-        choices = dict.fromkeys(self.keys, knobs) if knobs != Knobs() else {}
-        return Tuning(choices, self.about, gap)
-
     def conclude(self, progress: Listener) -> Tuned:
         """Run the cheapest choices together; keep them, or the best candidate, if the step is faster than without."""
         base = self.known["cost model"]
-        fitting = {name: each.whole for name, each in self.known.items() if each.whole > 0}
+        fitting = self._fitting()
         name = min(fitting, key=lambda each: (fitting[each], each != "cost model"))
-        best, after = self._everywhere(name), fitting[name]
+        best, after = self.candidates[name], fitting[name]
         mixed = Tuning(dict(self._cheapest(base)), self.about)
         if mixed.choices:
             with suppress(FitError):
@@ -168,12 +167,20 @@ class _Bench:
         return Tuned(best, base.whole, after, {name: each.whole for name, each in self.known.items()})
 
     def _cheapest(self, base: Measured) -> Iterator[tuple[str, Knobs]]:
-        tiles = [name for name, (_, gap) in CANDIDATES.items() if gap == Tuning.gap and self.known[name].whole > 0]
-        for key, cycles in base.parts.items():
-            found = {name: self.known[name].parts.get(key, cycles) for name in tiles}
-            best = min(tiles, key=lambda name: (found[name], name))
-            if found[best] < cycles * (1 - _LEAST_GAIN):
-                yield key, CANDIDATES[best][0]
+        """For all that takes turns, the knobs of the candidate under which it takes the fewest cycles."""
+        for keys in _together(base.parts):
+            found = {
+                name: sum(self.known[name].parts.get(key, base.parts[key]) for key in keys)
+                for name in self._fitting() if self.candidates[name].choices.keys() & keys
+            }  # fmt: skip
+            best = min(found, key=found.__getitem__, default="")
+            if best and found[best] < sum(base.parts[key] for key in keys) * (1 - _LEAST_GAIN):
+                choices = self.candidates[best].choices
+                yield from ((key, choices[key]) for key in keys if key in choices)
+
+    def _fitting(self) -> dict[str, int]:
+        """Cycles of a whole step under each candidate that fits."""
+        return {name: self.known[name].whole for name in self.candidates if self.known[name].whole > 0}
 
     def _run(self, tuning: Tuning) -> Measured:
         """One training step on a sample that is made up: cycles depend on shapes alone."""
@@ -195,7 +202,34 @@ class _Bench:
         return Measured(int(run.whole[-1]), parts)
 
 
-def _keys(compiled: api.Compiled) -> list[str]:
-    """ "layer/phase" of every call of a training step."""
+def _candidates(compiled: api.Compiled, about: Mapping[str, str]) -> dict[str, Tuning]:
+    """The settings by name, for every layer and phase that they mean something to; those that mean something to any."""
     calls = (call for _, entry, call in compiled.program.calls() if entry == STEP)
-    return list(dict.fromkeys(f"{call.layer}/{call.phase.value}" for call in calls))
+    keys = dict.fromkeys(f"{call.layer}/{call.phase.value}" for call in calls)
+    kernels = _kernels(compiled.training.step)
+    found = {}
+    for name, (knobs, gap) in CANDIDATES.items():
+        chosen = [key for key in keys if not knobs.kernel or knobs.kernel in kernels.get(key, ())]
+        found[name] = Tuning(dict.fromkeys(chosen, knobs) if knobs != Knobs() else {}, about, gap)
+    return {name: each for name, each in found.items() if name == "cost model" or not each.is_empty}
+
+
+def _together(keys: Iterable[str]) -> Iterable[list[str]]:
+    """Each key alone, but together those of a weight's gradient and of its update.
+
+    The pieces of a gradient are those of its update, and the weights that one waits for come in under the other.
+    """
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        of_weight = key.removesuffix(f"/{Phase.UPDATE.value}").removesuffix(f"/{Phase.WEIGHT_GRADIENT.value}")
+        found.setdefault(of_weight, []).append(key)
+    return found.values()
+
+
+def _kernels(step: Graph) -> dict[str, set[str]]:
+    """By "layer/phase", the forms of its gradient beside the usual one that may be faster."""
+    found: dict[str, set[str]] = {}
+    for node in step.nodes:
+        others = {form for form in forms(step, node)[1:] if form != DIRECT or step.node_macs(node) <= _SMALL}
+        found.setdefault(f"{node.layer}/{node.phase.value}", set()).update(others)
+    return found

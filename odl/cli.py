@@ -162,7 +162,7 @@ def _compile(console: Console, path: Path, recipe: RecipeFlags, target: str | No
         wanted, machine = recipe.over(Recipe()), target or DEFAULT.name
         tuning = autotune.tuning_for(path, wanted, machine)
         if not tuning.is_empty:
-            console.log(f"{autotune.cache_path(path)}: tiles as they were measured")
+            console.log(f"{autotune.cache_path(path)}: kernels and tiles as they were measured")
         compiled = api.compile_model(path, wanted, machine, tuning)
         console.facts["model_sha256"] = sha256(path)
     took = time.monotonic() - started
@@ -323,7 +323,7 @@ def tune(
     console: Console, model: Path, target: str | None, output: Path | None, jobs: int, timeout: float,
     recipe: RecipeFlags,
 ) -> None:  # fmt: skip
-    """Measure tiles of MODEL on the simulator, layer by layer, and keep the fastest; no bit depends on them."""
+    """Measure kernels and tiles of MODEL on the simulator, keep each layer's fastest; no bit depends on them."""
     wanted, machine = recipe.over(Recipe()), target or PULP_OPEN.name
 
     def tell(name: str, cycles: int) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from odl.graph import Phase
+from odl.tuning import Knobs
 
 _NUMBER = re.compile(r"([-+]?[\d,.]+(e[-+]\d+)?( %)?)?")
 _LONGEST_CELL = 44
@@ -217,8 +219,9 @@ def tuned(result: Result) -> str:
     lines = [
         f"{name:12} {'does not fit' if n is None else f'{n:>12,} cycles'}" for name, n in result["candidates"].items()
     ]
+    usual = asdict(Knobs())
     for key, knobs in result["tuning"].get("choices", {}).items():
-        lines.append(f"{key}: " + ", ".join(f"{name} {value}" for name, value in knobs.items()))
+        lines.append(f"{key}: " + ", ".join(f"{name} {value}" for name, value in knobs.items() if value != usual[name]))
     lines.append(
         f"{result['target']}: {cycles['cost_model']:,} cycles a step by the cost model, {cycles['tuned']:,} tuned, "
         f"{100 * result['gain']:.2f} % fewer; kept in {result['file']}"

@@ -1,6 +1,7 @@
-"""What may be chosen about tiles without changing a bit, and choices that were measured (`odl tune`).
+"""What may be chosen about kernels and tiles without changing a bit, and choices that were measured (`odl tune`).
 
-A choice is made for a layer and a phase of training. Where there is none, the cost model of `tiling` decides alone.
+A choice is made for a layer and a phase of training. Where there is none, the kernel is the usual one, and the cost
+model of `tiling` decides alone.
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ from typing import Any
 
 from odl.errors import UsageError
 from odl.graph import Node
+from odl.passes.for_cluster import DIRECT, REARRANGED
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class Knobs:
     """`part`: how much of the local memory the operands of a call may take. `axis`: along which its output is cut, or
     -1 for the cheapest. `pieces`: a piece of a weight's gradient takes at most one over that of the local memory.
+    `kernel`: the form of a gradient (`passes.for_cluster.forms`), or empty for the usual one.
     """
 
     part: float = 1.0
     axis: int = -1
     pieces: int = 3
+    kernel: str = ""
 
     def problems(self) -> str:
         """What is out of range; empty where nothing is."""
@@ -33,7 +37,9 @@ class Knobs:
             return f"part {self.part} is not within 0.1 and 1"
         if not -1 <= self.axis <= 4:
             return f"axis {self.axis} is none"
-        return "" if 1 <= self.pieces <= 64 else f"pieces {self.pieces} is not within 1 and 64"
+        if not 1 <= self.pieces <= 64:
+            return f"pieces {self.pieces} is not within 1 and 64"
+        return "" if self.kernel in ("", DIRECT, REARRANGED) else f"kernel {self.kernel!r} is none"
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from odl.ops.dense import Dense, DenseInputGradient, DenseWeightGradient
 from odl.ops.depthwise import DepthwiseConv2d, DepthwiseInputGradient, DepthwiseWeightGradient
 from odl.ops.pad import Pad
 from odl.ops.paired_gradient import PairedGradient, PairedSumsBegin, PairedSumsContinue, PairedSumsEnd
-from odl.passes.for_cluster import prepare
+from odl.passes.for_cluster import DIRECT, REARRANGED, forms, prepare
 from odl.passes.input_gradients import input_gradients_as_convolutions
 from odl.passes.pad_images import pad_images
 from odl.passes.pair_pixels import pair_pixels
@@ -125,6 +125,9 @@ def test_random_layers_keep_their_bits(seed: int) -> None:
         before, feeds = layer.graph(rng, rng.choice([0.0, 0.02, 0.2]))
         for run in (pad_images, input_gradients_as_convolutions, pair_pixels, prepare):
             same_bits(before, run(before), feeds)
+        direct = prepare(before, lambda _: DIRECT)
+        same_bits(before, direct, feeds)
+        assert any(isinstance(node.op, Conv2dInputGradient) for node in direct.nodes) == isinstance(layer.op, Conv2d)
         for capacity in (0, int(rng.integers(1, 2000))):
             for paired in (pair_pixels(before), prepare(before)):
                 same_bits(before, split_reductions(paired, capacity), feeds)
@@ -206,21 +209,39 @@ def test_border_is_multiplied() -> None:
         same_bits(before, prepare(before), feeds)
 
 
+@pytest.mark.parametrize("kernel", ["", DIRECT, REARRANGED])
 @pytest.mark.parametrize("rows", range(1, 8))
 @pytest.mark.parametrize("dtype", [DType.F16, DType.F32], ids=lambda each: each.value)
 @pytest.mark.parametrize("accumulate", Accumulate)
-def test_dense_layers_keep_their_bits(rows: int, dtype: DType, accumulate: Accumulate) -> None:
+def test_dense_layers_keep_their_bits(rows: int, dtype: DType, accumulate: Accumulate, kernel: str) -> None:
     rng = np.random.default_rng(rows)
     for k, n in product((1, 2, 7, 8), (1, 3, 4)):
+        words = k % 2 == 0 and kernel != REARRANGED
+        products, sums = int(kernel == DIRECT or (words and rows <= 4)), int(words and rows == 1)
         before, feeds = Layer(Dense(accumulate), (rows, k), (n, k), dtype=dtype).graph(rng, 0.05)
-        after = prepare(before)
+        after = prepare(before, lambda _: kernel)
         same_bits(before, after, feeds)
         kinds = Counter(type(node.op) for node in after.nodes)
-        assert (kinds[DenseInputGradient], kinds[DenseWeightGradient]) == (int(rows == 1), 0)
-        assert kinds[PairedGradient] == 1
+        assert (kinds[DenseInputGradient], kinds[DenseWeightGradient]) == (products, sums)
+        assert kinds[PairedGradient] == 1 - sums
         split = split_reductions(after, 0)
         same_bits(before, split, feeds)
         assert any(isinstance(node.op, SUMS) for node in split.nodes) == (rows > 2)
+
+
+@pytest.mark.parametrize("make", [models.mlp, models.cnn])
+def test_one_layer_takes_the_form_that_is_asked_for(make: object, tmp_path: Path) -> None:
+    """The others take theirs; a form that a node does not have is the usual one."""
+    step = build_training(models.load(tmp_path, make()).graph, Recipe()).step  # type: ignore[operator]
+    usual = prepare(step)
+    wishes = {node.name: forms(step, node)[1:] or (DIRECT,) for node in step.nodes}
+    for node in step.nodes:
+        (wish,) = wishes[node.name]
+        after = prepare(step, lambda each, name=node.name, wish=wish: wish if each.name == name else "")  # type: ignore[misc]
+        kinds, before = (Counter(type(each.op) for each in graph.nodes) for graph in (after, usual))
+        more = 0 if len(forms(step, node)) == 1 else 1 if wish == DIRECT else -1
+        assert kinds[type(node.op)] - before[type(node.op)] == more, node
+    assert any(len(forms(step, node)) > 1 for node in step.nodes)
 
 
 # --- in several goes
@@ -395,7 +416,9 @@ def test_real_models(real: Path, name: str) -> None:
             (last,) = (node for node in after.nodes if isinstance(node.op, DenseInputGradient))
             assert after.types[last.outputs[0]].n_elems == after.types[last.outputs[0]].shape[-1], "more than a row"
         replaced = Counter(type(node.op) for node in before.nodes)
-        assert kinds["paired_gradient"] == replaced[Conv2dWeightGradient] + replaced[DenseWeightGradient]
+        gradients = replaced[Conv2dWeightGradient] + replaced[DenseWeightGradient]
+        assert kinds["paired_gradient"] + kinds["dense_weight_gradient"] == gradients
+        assert kinds["dense_weight_gradient"] == kinds["dense_input_gradient"], "not of one row alone"
 
 
 def test_nodes_keep_their_names_unique(tmp_path: Path) -> None:

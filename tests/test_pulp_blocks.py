@@ -10,27 +10,17 @@ from pathlib import Path
 import numpy as np
 import pulp_programs
 import pytest
-from numpy.testing import assert_array_equal
 from pass_operators import draw, works
-from team import Work, write_kernels
+from pulp_programs import BOTH, words
+from team import Work
 
-from odl import microkernels
-from odl.fp16 import Accumulate, bits
-from odl.ops.dense import Dense
+from odl.fp16 import Accumulate
+from odl.ops.dense import Dense, DenseInputGradient, DenseWeightGradient
 from odl.ops.pair_pixels import PairPixels
 from odl.ops.paired_gradient import PairedGradient
 from odl.targets import Target
-from odl.targets.pulp import PULP_OPEN, PULP_QEMU, find_gvsoc
 from odl.types import Array, DType
 
-GVSOC = pytest.param(
-    PULP_OPEN,
-    id="gvsoc",
-    marks=[pytest.mark.gvsoc, pytest.mark.skipif(not find_gvsoc(), reason="GVSoC is not here: set ODL_GVSOC")],
-)
-BOTH = [pytest.param(PULP_QEMU, id="qemu", marks=pytest.mark.qemu), GVSOC]
-
-CANARY = 0x5A5A5A5A
 N_OPERANDS, N_NUMBERS = 5, 14
 
 # Each case: kernel, words of the result, which operand it overwrites (or -1), words of each operand, the numbers that
@@ -111,18 +101,17 @@ def grid(accumulate: Accumulate) -> Iterator[Work]:
         yield Work(PairedGradient((cols,), accumulate, dtype), tuple(draw(rng, shape, 0.01) for shape in shapes))
         is_odd = bool(rows % 2)
         yield Work(PairPixels((0, 0, 0, 0), -(-rows // 2), is_odd=is_odd), (draw(rng, (1, 2, rows, cols), 0.1),))
+        first, count = (1, rows - 1) if rows > 1 else (0, 0)
+        single = DenseWeightGradient(accumulate, dtype, first, count)
+        yield Work(single, (draw(rng, (1, rows), 0.01), draw(rng, (1, cols), 0.01)))
+        shapes = ((1 + rows % 2 * 2, cols), (cols, rows))
+        yield Work(DenseInputGradient(accumulate), tuple(draw(rng, shape, 0.01) for shape in shapes))
 
 
 @cache
 def cases(accumulate: Accumulate) -> tuple[Work, ...]:
     """With at least one pair in each reduction: an empty sum is no kernel's work."""
     return (*works(accumulate), *grid(accumulate))
-
-
-def words(array: Array) -> Array:
-    """The bytes of an array, filled up to whole words."""
-    data = np.ascontiguousarray(array).tobytes()
-    return np.frombuffer(data + b"\x5a" * (-len(data) % 4), np.uint32)
 
 
 def call(work: Work) -> str:
@@ -163,19 +152,11 @@ def program(folder: Path, target: Target, cores: int, accumulate: Accumulate) ->
         n_out += n + 1
     lines = "\n".join(f"    case {number}: {calls[name]}" for name, number in numbers.items())
     data = np.concatenate(given)
-    sizes = {
-        "IN": len(data), "OUT": n_out, "CASES": len(chosen), "CANARY": CANARY, "CALLS": lines,
-        "OPERANDS": N_OPERANDS, "HEAD": 3 + N_OPERANDS + N_NUMBERS,
+    blanks = {
+        "IN": len(data), "OUT": n_out, "CASES": len(chosen), "CALLS": lines, "OPERANDS": N_OPERANDS,
+        "HEAD": 3 + N_OPERANDS + N_NUMBERS,
     }  # fmt: skip
-    main = MAIN
-    for name, value in sizes.items():
-        main = main.replace(f"__{name}__", str(value))
-    kernels = folder / "kernels"
-    kernels.mkdir()
-    written = [*write_kernels(kernels, numbers), kernels / "odl_kernels.h"]
-    sources = {path.name: path.read_text() for path in written} | {"odl_micro.c": microkernels.source()}
-    defines = {"ODL_CORES": cores, "ODL_ACCUMULATE_FP16": int(accumulate is Accumulate.FP16)}
-    return pulp_programs.build(folder / "project", target, main, defines, sources), data
+    return pulp_programs.build_kernels(folder, target, cores, accumulate, numbers, MAIN, blanks), data
 
 
 @pytest.mark.parametrize("accumulate", Accumulate, ids=lambda mode: mode.value)
@@ -183,18 +164,7 @@ def program(folder: Path, target: Target, cores: int, accumulate: Accumulate) ->
 @pytest.mark.parametrize("target", BOTH)
 def test_bits_are_those_of_numpy(target: Target, cores: int, accumulate: Accumulate, tmp_path: Path) -> None:
     elf, data = program(tmp_path, target, cores, accumulate)
-    got, at = pulp_programs.run(target, elf, data), 0
-    for work in cases(accumulate):
-        (want,) = work.expected()
-        what = f"{work.kernel.name}, {work.op}, {[array.shape for array in work.inputs]}"
-        end = at + len(words(want))
-        written = got[at:end].tobytes()
-        result = np.frombuffer(written[: want.nbytes], want.dtype).reshape(want.shape)
-        assert_array_equal(bits(result), bits(want), err_msg=what)
-        assert set(written[want.nbytes :]) <= {0x5A}, what
-        assert got[end] == CANARY, what
-        at = end + 1
-    assert at == len(got)
+    pulp_programs.check(pulp_programs.run(target, elf, data), cases(accumulate))
 
 
 @pytest.mark.parametrize("accumulate", Accumulate, ids=lambda mode: mode.value)
@@ -203,5 +173,6 @@ def test_every_kernel_of_a_block_is_called(accumulate: Accumulate) -> None:
     called = {work.kernel.name for work in cases(accumulate)}
     sums = {f"paired_sums_{name}" for name in ("begin", "continue", "end_half")}
     gradients = {"paired_gradient", "paired_gradient_half", "pair_pixels"}
-    assert called >= sums | gradients | {"conv2d_unpadded", "conv2d_phases", "dense"}
+    dense = {"dense", "dense_input_gradient", "dense_weight_gradient", "dense_weight_gradient_half"}
+    assert called >= sums | gradients | dense | {"conv2d_unpadded", "conv2d_phases"}
     assert ("paired_sums_end" in called) == (accumulate is Accumulate.FP16)

@@ -9,28 +9,19 @@ from pathlib import Path
 import numpy as np
 import pulp_programs
 import pytest
-from numpy.testing import assert_array_equal
-from team import Work, write_kernels
+from pulp_programs import BOTH, words
+from team import Work
 
-from odl import fp16, microkernels
-from odl.fp16 import Accumulate, bits
+from odl import fp16
+from odl.fp16 import Accumulate
 from odl.ops._windows import Window
 from odl.ops.depthwise import DepthwiseConv2d, DepthwiseWeightGradient
 from odl.targets import Target
-from odl.targets.pulp import PULP_OPEN, PULP_QEMU, find_gvsoc
 from odl.types import Array, DType, Shape
-
-GVSOC = pytest.param(
-    PULP_OPEN,
-    id="gvsoc",
-    marks=[pytest.mark.gvsoc, pytest.mark.skipif(not find_gvsoc(), reason="GVSoC is not here: set ODL_GVSOC")],
-)
-BOTH = [pytest.param(PULP_QEMU, id="qemu", marks=pytest.mark.qemu), GVSOC]
 
 GRADIENT = "depthwise_unpadded_weight_gradient"
 GOES = ("depthwise_sums_begin", "depthwise_sums_continue", "depthwise_sums_end", "depthwise_sums_end_half")
 KERNELS = ("depthwise_unpadded", GRADIENT, f"{GRADIENT}_half", *GOES)
-CANARY = 0x5A5A5A5A
 
 # Each case: kernel, words of out, a, b and bias, the window; then a, b and bias. Output: tensors, a canary behind each.
 MAIN = """
@@ -138,10 +129,6 @@ def cases(accumulate: Accumulate) -> tuple[tuple[int, Work], ...]:
     return tuple(found)
 
 
-def words(array: Array) -> Array:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint32)
-
-
 def program(folder: Path, target: Target, cores: int, accumulate: Accumulate) -> tuple[Path, Array]:
     """The ELF file and what it reads."""
     given, n_out = [], 0
@@ -152,16 +139,8 @@ def program(folder: Path, target: Target, cores: int, accumulate: Accumulate) ->
         given += [np.array([number, n, *lengths, *work.kernel.scalars.values()], np.uint32), *tensors]
         n_out += n + 1
     data = np.concatenate(given)
-    sizes = {"IN": len(data), "OUT": n_out, "CASES": len(cases(accumulate)), "CANARY": CANARY}
-    main = MAIN
-    for name, value in sizes.items():
-        main = main.replace(f"__{name}__", str(value))
-    kernels = folder / "kernels"
-    kernels.mkdir()
-    written = [*write_kernels(kernels, KERNELS), kernels / "odl_kernels.h"]
-    sources = {path.name: path.read_text() for path in written} | {"odl_micro.c": microkernels.source()}
-    defines = {"ODL_CORES": cores, "ODL_ACCUMULATE_FP16": int(accumulate is Accumulate.FP16)}
-    return pulp_programs.build(folder / "project", target, main, defines, sources), data
+    blanks = {"IN": len(data), "OUT": n_out, "CASES": len(cases(accumulate))}
+    return pulp_programs.build_kernels(folder, target, cores, accumulate, KERNELS, MAIN, blanks), data
 
 
 @pytest.mark.parametrize("accumulate", Accumulate)
@@ -169,11 +148,4 @@ def program(folder: Path, target: Target, cores: int, accumulate: Accumulate) ->
 @pytest.mark.parametrize("target", BOTH)
 def test_bits_are_those_of_numpy(target: Target, cores: int, accumulate: Accumulate, tmp_path: Path) -> None:
     elf, data = program(tmp_path, target, cores, accumulate)
-    got, at = pulp_programs.run(target, elf, data), 0
-    for number, work in cases(accumulate):
-        (want,) = work.expected()
-        end = at + want.nbytes // 4
-        what = f"kernel {number}, {work.op}, {[array.shape for array in work.inputs]}"
-        assert_array_equal(bits(got[at:end].view(want.dtype)).reshape(want.shape), bits(want), err_msg=what)
-        assert got[end] == CANARY, what
-        at = end + 1
+    pulp_programs.check(pulp_programs.run(target, elf, data), [work for _, work in cases(accumulate)])

@@ -8,18 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pulp_programs
 import pytest
-from pulp_programs import Words
+from pulp_programs import BOTH, Words
 
 from odl import fp16
 from odl.targets import Target
-from odl.targets.pulp import PULP_OPEN, PULP_QEMU, find_gvsoc
-
-GVSOC = pytest.param(
-    PULP_OPEN,
-    id="gvsoc",
-    marks=[pytest.mark.gvsoc, pytest.mark.skipif(not find_gvsoc(), reason="GVSoC is not here: set ODL_GVSOC")],
-)
-BOTH = [pytest.param(PULP_QEMU, id="qemu", marks=pytest.mark.qemu), GVSOC]
 
 N_OPERANDS = 3000
 

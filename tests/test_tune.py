@@ -18,6 +18,7 @@ from odl.cli import cli
 from odl.compare import Reference
 from odl.errors import UsageError
 from odl.fp16 import bits
+from odl.graph import Phase
 from odl.project import read_origins
 from odl.recipe import Recipe
 from odl.targets.pulp import find_gvsoc
@@ -41,6 +42,21 @@ def model(tmp_path: Path) -> Path:
     return save(tmp_path, proto, "net.onnx")
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Every kind of layer whose gradients have two forms, so small that each fits whole; dense ones of one row too."""
+    proto = onnx_model(
+        node("Conv", "x w1", "a", "conv", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        node("Conv", "a w2", "b", "strided", kernel_shape=[3, 3], strides=[2, 2]), node("Relu", "b", "c", "relu"),
+        node("Conv", "c w3", "d", "depthwise", kernel_shape=[3, 3], pads=[1, 1, 1, 1], group=4),
+        node("Conv", "d w4", "e", "pointwise", kernel_shape=[1, 1]), node("Flatten", "e", "f", "flat"),
+        node("Gemm", "f w5", "g", "fc", transB=1), node("Gemm", "g w6", "y", "odd", transB=1), x=(1, 2, 8, 8),
+        w1=draw(4, 2, 3, 3), w2=draw(4, 4, 3, 3), w3=draw(4, 1, 3, 3), w4=draw(6, 4, 1, 1), w5=draw(9, 54),
+        w6=draw(3, 9),
+    )  # fmt: skip
+    return save(tmp_path, proto, "small.onnx")
+
+
 def weights_after(compiled: api.Compiled) -> dict[str, bytes]:
     """Every weight after two steps in NumPy."""
     reference = Reference(compiled.program, compiled.training)
@@ -51,23 +67,53 @@ def weights_after(compiled: api.Compiled) -> dict[str, bytes]:
     return {name: bits(reference.executor.persistent(name)).tobytes() for name in compiled.training.trainable}
 
 
+def everywhere(compiled: api.Compiled, knobs: Knobs) -> Tuning:
+    """The same knobs for every layer and phase."""
+    return Tuning({f"{call.layer}/{call.phase.value}": knobs for _, _, call in compiled.program.calls()})
+
+
 @pytest.mark.parametrize(
-    "tuning",
-    [{"part": 0.5}, {"part": 0.3, "axis": 1}, {"part": 0.6, "axis": 3}, {"pieces": 7}, {"gap": 0}, {"gap": 50}],
-    ids=str,
+    "knobs", [Knobs(part=0.5), Knobs(part=0.3, axis=1), Knobs(part=0.6, axis=3), Knobs(pieces=7)], ids=str
 )
-def test_knobs_change_no_bit(model: Path, tuning: dict[str, float]) -> None:
+def test_tiles_change_the_program_and_no_bit(model: Path, knobs: Knobs) -> None:
     plain = api.compile_model(model, RECIPE, "pulp-open")
-    knobs = Knobs(**{key: value for key, value in tuning.items() if key != "gap"})  # type: ignore[arg-type]
-    choices = dict.fromkeys(autotune._keys(plain), knobs)
-    tuned = api.compile_model(model, RECIPE, "pulp-open", Tuning(choices, gap=int(tuning.get("gap", 4))))
+    tuned = api.compile_model(model, RECIPE, "pulp-open", everywhere(plain, knobs))
+    assert str(tuned.program) != str(plain.program)
     assert weights_after(tuned) == weights_after(plain)
 
 
-def test_knobs_change_the_program(model: Path) -> None:
+@pytest.mark.parametrize("gap", [0, 50])
+def test_what_stays_changes_no_bit(model: Path, gap: int) -> None:
     plain = api.compile_model(model, RECIPE, "pulp-open")
-    smaller = Tuning(dict.fromkeys(autotune._keys(plain), Knobs(part=0.3)))
-    assert str(api.compile_model(model, RECIPE, "pulp-open", smaller).program) != str(plain.program)
+    assert weights_after(api.compile_model(model, RECIPE, "pulp-open", Tuning(gap=gap))) == weights_after(plain)
+
+
+KERNELS = {
+    "direct": {"conv2d_input_gradient", "dense_input_gradient", "dense_weight_gradient"},
+    "rearranged": {"flip_transpose", "conv2d_phases"},
+}
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("accumulate", ["fp32", "fp16"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernels_change_no_bit(small: Path, tmp_path: Path, kernel: str, accumulate: str) -> None:
+    """Every gradient in one form, none in the other: the weights of the usual kernels, and QEMU has NumPy's bits."""
+    recipe = replace(RECIPE, accumulate=accumulate)
+    plain = api.compile_model(small, recipe, "pulp-open")
+    tuned = api.compile_model(small, recipe, "pulp-open", everywhere(plain, Knobs(kernel=kernel)))
+    used = {call.kernel.name for _, _, call in tuned.program.calls() if call.kernel}
+    other = KERNELS["direct" if kernel == "rearranged" else "rearranged"]
+    assert used >= KERNELS[kernel]
+    assert not used & other
+    assert weights_after(tuned) == weights_after(plain)
+    data = tmp_path / "data.npz"
+    np.savez(data, x=draw(2, 2, 8, 8), y=[0, 2])
+    verdict = api.verify(tuned, data, 2, on="qemu")
+    assert verdict.equal, verdict
+
+
+KNOBS = [knobs for knobs, _ in autotune.CANDIDATES.values()]
 
 
 class Simulated:
@@ -85,8 +131,10 @@ class Simulated:
         counts = np.full((1, n_calls, 1), 100, np.int64)
         for number, entry, call in compiled.program.calls():
             chosen = knobs.get(f"{call.layer}/{call.phase.value}", Knobs())
-            if entry == STEP and chosen.part == 0.8 and call.phase.value == "forward":
+            if entry == STEP and chosen.part == 0.8 and call.phase is Phase.FORWARD:
                 counts[0, number, 0] = 10
+            if entry == STEP and chosen.pieces == 2:
+                counts[0, number, 0] = {Phase.WEIGHT_GRADIENT: 10, Phase.UPDATE: 500}.get(call.phase, 100)
         step = [number for number, entry, _ in compiled.program.calls() if entry == STEP]
         return SimpleNamespace(counts=counts, whole=np.array([counts[0, step, 0].sum()]))
 
@@ -103,6 +151,30 @@ def test_every_layer_takes_its_cheapest(model: Path, monkeypatch: pytest.MonkeyP
     assert autotune.tuning_for(model, RECIPE, "qemu-zhinx").is_empty
 
 
+def test_kernels_are_offered_to_layers_that_may_gain(model: Path, small: Path) -> None:
+    """What is rearranged may be direct where it is small; what is direct may be rearranged."""
+    backward = ("weight_gradient", "input_gradient")
+    offered = autotune._candidates(api.compile_model(small, RECIPE, "pulp-open"), {})
+    assert set(offered["direct"].choices) == {f"{layer}/input_gradient" for layer in ("strided", "pointwise", "odd")}
+    assert set(offered["rearranged"].choices) == {f"fc/{phase}" for phase in backward}
+    offered = autotune._candidates(api.compile_model(model, RECIPE, "pulp-open"), {})
+    assert "direct" not in offered
+    assert set(offered["rearranged"].choices) == {f"fc/{phase}" for phase in backward}
+
+
+def test_choices_mix_kernels_and_tiles(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stood in for, a call more costs more: gradients that are not laid out first are cheaper. A gradient in two pieces
+    is as well, but what that costs its update is more."""
+    monkeypatch.setattr(api, "train", Simulated())
+    found = autotune.tune(small, RECIPE, "pulp-open", jobs=1)
+    chosen = {knobs: {key for key, each in found.tuning.choices.items() if each == knobs} for knobs in KNOBS}
+    assert chosen[Knobs(part=0.8)] >= {"conv/forward", "fc/forward"}
+    offered = autotune._candidates(api.compile_model(small, RECIPE, "pulp-open"), {})
+    assert chosen[Knobs(kernel="direct")] == set(offered["direct"].choices)
+    assert not chosen[Knobs(kernel="rearranged")]
+    assert not chosen[Knobs(pieces=2)]
+
+
 def test_an_interrupted_call_goes_on(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Simulated(fail_at=4)
     monkeypatch.setattr(api, "train", broken)
@@ -113,14 +185,17 @@ def test_an_interrupted_call_goes_on(model: Path, monkeypatch: pytest.MonkeyPatc
     rest = Simulated()
     monkeypatch.setattr(api, "train", rest)
     autotune.tune(model, RECIPE, "pulp-open", jobs=1)
-    assert rest.runs in (len(autotune.CANDIDATES) - len(kept), len(autotune.CANDIDATES) - len(kept) + 1)
+    n_missing = len(autotune._candidates(api.compile_model(model, RECIPE, "pulp-open"), {})) - len(kept)
+    assert rest.runs == n_missing + 1, "the choices together are one more"
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{}", '{"schema_version": 9}', '{"schema_version": 1, "for": {}, "tuning": {"gap": -1}}',
-     '{"schema_version": 1, "for": {}, "tuning": {"choices": {"a/b": {"part": 7}}}}',
-     '{"schema_version": 1, "for": {}, "tuning": {"choices": {"a/b": {"wings": 2}}}}'],
+    ["", "{}", '{"schema_version": 1, "for": {}, "tuning": {}}',
+     '{"schema_version": 2, "for": {}, "tuning": {"gap": -1}}',
+     '{"schema_version": 2, "for": {}, "tuning": {"choices": {"a/b": {"part": 7}}}}',
+     '{"schema_version": 2, "for": {}, "tuning": {"choices": {"a/b": {"kernel": "magic"}}}}',
+     '{"schema_version": 2, "for": {}, "tuning": {"choices": {"a/b": {"wings": 2}}}}'],
 )  # fmt: skip
 def test_a_file_that_is_no_tuning_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.tune.json"
@@ -155,4 +230,4 @@ def test_on_the_simulator(model: Path) -> None:
     assert finished.exit_code == 0, finished.output
     told = json.loads(finished.stdout)
     assert told["cycles"]["tuned"] <= told["cycles"]["cost_model"] == told["candidates"]["cost model"]
-    assert set(told["candidates"]) == set(autotune.CANDIDATES)
+    assert set(told["candidates"]) == set(autotune.CANDIDATES) - {"direct"}

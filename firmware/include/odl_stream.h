@@ -1,6 +1,6 @@
 /*
- * Streams of words: moves and sums that walk through memory with so little to do for each word that the loop is what
- * costs. Cores with packed binary16 do them with post-increment loads and stores, inside a hardware loop where
+ * Streams of words: moves, sums and products that walk through memory with so little to do for each word that the loop
+ * is what costs. Cores with packed binary16 do them with post-increment loads and stores, inside a hardware loop where
  * ODL_HARDWARE_LOOPS says so; the C forms beside are the definition. Words are pairs of neighbours, odl_half2.
  */
 #ifndef ODL_STREAM_H
@@ -32,6 +32,9 @@
 #define ODL_P_LW_BY(rd, at, by) ODL_R(0x0b, 7, 0x10, rd, at, by) /* rd = word at `at`; at += by bytes */
 #define ODL_PACK(rd, lo, hi) ODL_R(0x57, 0, 0x68, rd, hi, lo)
 #define ODL_SHUFFLE(rd, with, selector) ODL_R(0x57, 0, 0x64, rd, with, selector)
+#define ODL_HIGH(word) ".insn i 0x13, 5, %[" #word "], %[" #word "], 16\n"    /* srli */
+#define ODL_WIDEN(rd, lane) ".insn r 0x53, 0, 0x20, %[" #rd "], %[" #lane "], x2\n" /* fcvt.s.h */
+#define ODL_TIMES(rd, a, b) ".insn r4 0x43, 7, 0, %[" #rd "], %[" #a "], %[" #b "], zero\n" /* fmadd.s: a * b + 0 */
 #if ODL_ACCUMULATE_FP16
 #define ODL_DOT(acc, x, y) ODL_R(0x33, 2, 0x48, acc, x, y)
 #else
@@ -204,6 +207,74 @@ static inline void odl_turn_words(odl_half *y, odl_half *z, const odl_half *from
         odl_store2(y, odl_los2(a, b));
         odl_store2(z, odl_his2(a, b));
     }
+}
+
+/* Four rows of dw, `step` elements apart: row r gets y[r] times each of n_words words of neighbours of x, plus +0, so
+ * that none is -0. x is aligned to 4 bytes. */
+static inline void odl_times_words(float *dw, uint32_t step, const odl_half *y, const odl_half *x, uint32_t n_words)
+{
+    float *to[4];
+    float by[4];
+    for (uint32_t r = 0; r < 4; r++) {
+        to[r] = dw + r * step;
+        by[r] = (float)y[r];
+    }
+#if ODL_SIMD
+    if (n_words != 0) {
+        float lo, hi, p, q;
+        uint32_t both;
+        __asm__ volatile(
+            ODL_LOOP(40)
+            ODL_P_LW(both, x) ODL_WIDEN(lo, both) ODL_HIGH(both)
+            ODL_TIMES(p, y0, lo) ODL_WIDEN(hi, both)
+            ODL_TIMES(q, y0, hi) ODL_P_SW(p, to0) ODL_TIMES(p, y1, lo) ODL_P_SW(q, to0)
+            ODL_TIMES(q, y1, hi) ODL_P_SW(p, to1) ODL_TIMES(p, y2, lo) ODL_P_SW(q, to1)
+            ODL_TIMES(q, y2, hi) ODL_P_SW(p, to2) ODL_TIMES(p, y3, lo) ODL_P_SW(q, to2)
+            ODL_TIMES(q, y3, hi) ODL_P_SW(p, to3) ODL_P_SW(q, to3)
+            ODL_AGAIN
+            : [n] "+r"(n_words), [x] "+r"(x), [to0] "+r"(to[0]), [to1] "+r"(to[1]), [to2] "+r"(to[2]),
+              [to3] "+r"(to[3]), [lo] "=&r"(lo), [hi] "=&r"(hi), [p] "=&r"(p), [q] "=&r"(q), [both] "=&r"(both)
+            : [y0] "r"(by[0]), [y1] "r"(by[1]), [y2] "r"(by[2]), [y3] "r"(by[3])
+            : "memory");
+    }
+#else
+    for (uint32_t i = 0; i < 2 * n_words; i++) {
+        for (uint32_t r = 0; r < 4; r++) {
+            const float product = by[r] * (float)x[i];
+            to[r][i] = product + 0.0f;
+        }
+    }
+#endif
+}
+
+/* sums[0] and sums[1] plus the columns lo and hi of n_pairs pairs of words of w, `step` elements apart, times the pairs
+ * of y. w is aligned to 4 bytes. */
+static inline void odl_dot_columns(odl_acc sums[2], const odl_half *y, const odl_half *w, uint32_t step,
+                                   uint32_t n_pairs)
+{
+    odl_acc left = sums[0], right = sums[1];
+#if ODL_SIMD
+    if (n_pairs != 0) {
+        uint32_t a, b, t, both;
+        __asm__ volatile(
+            ODL_LOOP(14)
+            ODL_P_LW_BY(a, w, by) ODL_P_LW_BY(b, w, by) ODL_P_LW(both, y)
+            ODL_PACK(t, a, b) ODL_DOT(left, t, both) ODL_SHUFFLE(a, b, his) ODL_DOT(right, a, both)
+            ODL_AGAIN
+            : [n] "+r"(n_pairs), [w] "+r"(w), [y] "+r"(y), [left] "+r"(left), [right] "+r"(right), [a] "=&r"(a),
+              [b] "=&r"(b), [t] "=&r"(t), [both] "=&r"(both)
+            : [by] "r"(step * (uint32_t)sizeof(odl_half)), [his] "r"(0x00030001u)
+            : "memory");
+    }
+#else
+    for (; n_pairs != 0; n_pairs--, y += 2, w += 2 * step) {
+        const odl_half2 a = odl_load2(w), b = odl_load2(w + step), both = odl_load2(y);
+        left = odl_acc_dot2(left, odl_los2(a, b), both);
+        right = odl_acc_dot2(right, odl_his2(a, b), both);
+    }
+#endif
+    sums[0] = left;
+    sums[1] = right;
 }
 
 /* sums[0] and sums[1] plus the lanes lo and hi of n_pairs pairs of words, `step` elements apart. */

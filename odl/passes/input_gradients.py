@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from odl.graph import Graph, Node
 from odl.ops._pools import Pads
 from odl.ops._windows import Window
 from odl.ops.conv2d import Conv2d, Conv2dInputGradient
 from odl.ops.conv2d_phases import MAX_PHASES, Conv2dPhases, phases
-from odl.ops.dense import Dense, DenseInputGradient, rows
+from odl.ops.dense import Dense, DenseInputGradient
 from odl.ops.depthwise import DepthwiseConv2d, DepthwiseInputGradient
 from odl.ops.flip_transpose import FlipTaps, FlipTranspose
 from odl.ops.pad import Pad
 from odl.passes._rewriter import Rewriter
 
 
-def input_gradients_as_convolutions(graph: Graph) -> Graph:
+def input_gradients_as_convolutions(graph: Graph, but: Container[str] = ()) -> Graph:
     """Replace input gradients by convolutions and dense layers that compute the same sums in the same order.
 
     Conv2d with stride 1: a Conv2d of dy with a border, under `FlipTranspose`d weights. With another stride: a
-    `Conv2dPhases`. DepthwiseConv2d with stride 1 and an output a channel: a DepthwiseConv2d under `FlipTaps`. Dense of
-    more than one row: a Dense under the transposed matrix. What fits none of these stays as it is: a Dense of one row,
-    strided depthwise convolutions, and more than four phases. No bit changes.
+    `Conv2dPhases`. DepthwiseConv2d with stride 1 and an output a channel: a DepthwiseConv2d under `FlipTaps`. Dense: a
+    Dense under the transposed matrix. What fits none of these stays as it is: strided depthwise convolutions, and more
+    than four phases. So do nodes named in `but`. No bit changes.
     """
     rewriter = Rewriter(graph)
     for node in graph.nodes:
-        if not _rewrite(rewriter, node):
+        if node.name in but or not _rewrite(rewriter, node):
             rewriter.nodes.append(node)
     return rewriter.graph_of()
 
@@ -89,8 +91,6 @@ def _depthwise(rewriter: Rewriter, node: Node, op: DepthwiseInputGradient) -> bo
 
 def _dense(rewriter: Rewriter, node: Node, op: DenseInputGradient) -> bool:
     dy, w = node.inputs
-    if rows(rewriter.types[dy]) == 1:
-        return False
     rewriter.put(node, Dense(op.accumulate), (dy, rewriter.make(FlipTranspose(), (w,), f"{w}.flipped", node)))
     return True
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from odl.graph import Graph, Node
 from odl.ops.conv2d import Conv2dWeightGradient
 from odl.ops.dense import DenseWeightGradient, rows
@@ -12,16 +14,18 @@ from odl.passes._rewriter import Rewriter
 from odl.types import Shape
 
 
-def pair_pixels(graph: Graph) -> Graph:
+def pair_pixels(graph: Graph, but: Container[str] = ()) -> Graph:
     """Replace weight gradients of convolutions and dense layers by `PairedGradient`s of `PairPixels`. No bit changes.
 
-    An image's border of zeros is made on the way. A kernel row's taps see words that follow each other: with an even
-    number of pixels in a row of the output, pairs 2 * stride apart share theirs; else the last pair's second pixel has
-    to be zero for each tap, and each has words of its own.
+    Nodes named in `but` stay as they are. An image's border of zeros is made on the way. A kernel row's taps see words
+    that follow each other: with an even number of pixels in a row of the output, pairs 2 * stride apart share theirs;
+    else the last pair's second pixel has to be zero for each tap, and each has words of its own.
     """
     rewriter = Rewriter(graph)
     for node in graph.nodes:
-        if isinstance(node.op, Conv2dWeightGradient):
+        if node.name in but:
+            rewriter.nodes.append(node)
+        elif isinstance(node.op, Conv2dWeightGradient):
             _convolution(rewriter, node, node.op)
         elif isinstance(node.op, DenseWeightGradient):
             _dense(rewriter, node, node.op)
