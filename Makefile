@@ -19,7 +19,7 @@ demo: $(VENV)/.demo qemu
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.test qemu
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -13,7 +13,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
@@ -47,7 +48,6 @@ PAPER = {"resnet8_cifar10": 3.11, "dscnn_kws": 0.81}
 BOUND = 8.0  # MAC/clk: four FPUs, two lanes
 SLOW = 4.0  # MAC/clk of a convolution's phase that is worth a look
 N_CORES = 8
-CONVOLUTIONS = frozenset({"conv2d", "depthwise"})
 
 _TIMEOUT_S = 1200.0
 
@@ -76,7 +76,7 @@ def step(subject: Subject, data: Path, accumulate: str, banks: bool) -> Result:
     log, functions = run(compiled, data, banks=banks, steps=2)
     traced, _ = run(compiled, data, banks=banks, profile=True)
     told = ran(Run(compiled, "gvsoc", (0.0,), {}, traced.profile, traced.counters, log.counts[-1:], log.stack_bytes))
-    _annotate(told["layers"], compiled, functions)
+    _annotate(told["layers"], compiled, functions, traced.profile[0, :, 0].tolist())
     _say(f"{subject.title}, sums in {accumulate}, bank conflicts {'on' if banks else 'off'}")
     return {
         "accumulate": accumulate,
@@ -96,17 +96,22 @@ def inner_loops(functions: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     return {name: functions[name][name] for name in sorted(kernels & functions.keys())}
 
 
-def _annotate(layers: list[Result], compiled: Compiled, functions: Mapping[str, Mapping[str, int]]) -> None:
-    """Adds to each phase the most code that one of its calls can run, and whether it is a slow convolution."""
-    code: dict[tuple[str, str], int] = {}
-    for _, entry, call in compiled.program.calls():
+def _annotate(
+    layers: list[Result], compiled: Compiled, functions: Mapping[str, Mapping[str, int]], cycles: Sequence[int]
+) -> None:
+    """Adds to each phase its kernels' cycles, the most code that one of its calls can run, and whether it is a slow
+    convolution. `cycles`: of each kernel call.
+    """
+    kernels: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for number, entry, call in compiled.program.calls():
         if entry != INFER and call.kernel:
-            key = call.layer, call.phase.value
-            code[key] = max(code.get(key, 0), sum(functions[f"odl_{call.kernel.name}"].values()))
-    convolutions = {node.layer for node in compiled.model.graph.nodes if node.op.name in CONVOLUTIONS}
+            kernels[call.layer, call.phase.value][call.kernel.name] += cycles[number]
+    convolutions = {node.name for node in compiled.model.proto.graph.node if node.op_type == "Conv"}
     for layer in layers:
         for phase, cost in layer["phases"].items():
-            cost["code_bytes"] = code.get((layer["layer"], phase), 0)
+            called = kernels[layer["layer"], phase]
+            cost["kernels"] = dict(called.most_common())
+            cost["code_bytes"] = max((sum(functions[f"odl_{name}"].values()) for name in called), default=0)
             cost["slow"] = layer["layer"] in convolutions and bool(cost["macs"]) and cost["mac_per_cycle"] < SLOW
 
 

@@ -8,6 +8,7 @@ from textwrap import fill
 from typing import Any
 
 from benchmarks.report import markdown
+from benchmarks.slow_phases import why
 from odl.render import table
 from odl.results import STALLS
 
@@ -138,7 +139,18 @@ def _layers(model: Result, slow: float) -> str:
         for name, phase in layer["phases"].items()
     ]
     loops = ", ".join(f"`{name}` {n_bytes:,}" for name, n_bytes in step["inner_loops"].items())
-    return f"{head}{markdown(header, rows)}\nInner loops in assembly, in bytes: {loops}.\n"
+    return f"{head}{markdown(header, rows)}\nInner loops in assembly, in bytes: {loops}.\n{_slow(step)}"
+
+
+def _slow(step: Result) -> str:
+    """A sentence for each convolution's phase that is slow."""
+    found = [
+        f"- `{layer['layer']}`, {name.replace('_', ' ')} at {phase['mac_per_cycle']:.2f}: {why(phase['kernels'])}."
+        for layer in step["layers"]
+        for name, phase in layer["phases"].items()
+        if phase["slow"]
+    ]
+    return "\n".join(["\nWhy the slow ones are:\n", *found, ""]) if found else ""
 
 
 def _phase(phase: Result, total: int) -> Sequence[str]:

@@ -16,7 +16,7 @@ from machine_code import float_instructions, float_name, words
 from models import cnn, compiled
 from whole_program import whole_program
 
-from benchmarks.measure import ZIG, compiler
+from benchmarks.measure import ZIG, compiler, compilers
 from benchmarks.models import SUBJECTS
 from odl import Recipe, build, compile_model, verify
 from odl.api import silent
@@ -40,7 +40,8 @@ DIGITS = SUBJECTS["digits_resnet8"]
 
 each_device = pytest.mark.parametrize("target", [ZHINX, ZFH], ids=lambda target: target.name)
 each_accumulator = pytest.mark.parametrize("accumulate", list(Accumulate), ids=lambda mode: mode.value)
-each_compiler = pytest.mark.parametrize("command", ["", ZIG], ids=["default", "zig"])
+COMPILERS = {name.split()[0]: command for name, command in compilers().items()}
+each_compiler = pytest.mark.parametrize("command", COMPILERS.values(), ids=COMPILERS)
 
 
 @dataclass(frozen=True)
