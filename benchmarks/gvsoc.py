@@ -32,6 +32,7 @@ from odl.data import load_data
 from odl.project import sha256, write_project
 from odl.results import arena, ran
 from odl.targets.pulp import HOW_TO_INSTALL, PULP_OPEN, Gvsoc, find_gvsoc
+from odl.tiling import call_cycles
 from odl.toolchain import compile_project, find_toolchain
 from odl.training import INFER
 from odl.version import VERSION
@@ -76,7 +77,8 @@ def step(subject: Subject, data: Path, accumulate: str, banks: bool) -> Result:
     log, functions = run(compiled, data, banks=banks, steps=2)
     traced, _ = run(compiled, data, banks=banks, profile=True)
     told = ran(Run(compiled, "gvsoc", (0.0,), {}, traced.profile, traced.counters, log.counts[-1:], log.stack_bytes))
-    _annotate(told["layers"], compiled, functions, traced.profile[0, :, 0].tolist())
+    cycles = traced.profile[0, :, 0].tolist()
+    _annotate(told["layers"], compiled, functions, cycles)
     _say(f"{subject.title}, sums in {accumulate}, bank conflicts {'on' if banks else 'off'}")
     return {
         "accumulate": accumulate,
@@ -85,8 +87,24 @@ def step(subject: Subject, data: Path, accumulate: str, banks: bool) -> Result:
         **told["per_step"],
         **arena(compiled),
         "stack_bytes": log.stack_bytes,
+        "estimate": estimate(compiled, cycles),
         "inner_loops": inner_loops(functions),
         "layers": told["layers"],
+    }
+
+
+def estimate(compiled: Compiled, cycles: Sequence[int]) -> dict[str, float]:
+    """What the cost model says of a step's calls: their sum over the measured one, and how far they are from the
+    measured ones, as a share of all cycles."""
+    pairs = [
+        (cycles[number], call_cycles(call.macs, sum(each.type.n_bytes for each in (*call.inputs, *call.outputs))))
+        for number, entry, call in compiled.program.calls()
+        if entry != INFER
+    ]
+    total = sum(measured for measured, _ in pairs)
+    return {
+        "sum": sum(estimated for _, estimated in pairs) / total,
+        "error": sum(abs(measured - estimated) for measured, estimated in pairs) / total,
     }
 
 

@@ -139,7 +139,10 @@ def _layers(model: Result, slow: float) -> str:
         for name, phase in layer["phases"].items()
     ]
     loops = ", ".join(f"`{name}` {n_bytes:,}" for name, n_bytes in step["inner_loops"].items())
-    return f"{head}{markdown(header, rows)}\nInner loops in assembly, in bytes: {loops}.\n{_slow(step)}"
+    said = step["estimate"]
+    model = f"The cost model's estimates add up to {said['sum']:.0%}, and miss by {said['error']:.0%} of the cycles."
+    loops = f"Inner loops in assembly, in bytes: {loops}."
+    return f"{head}{markdown(header, rows)}\n{loops}\n{model}\n{_slow(step)}"
 
 
 def _slow(step: Result) -> str:

@@ -26,6 +26,7 @@ from odl.graph import Phase
 from odl.project import sha256
 from odl.results import arena, ran
 from odl.targets import DEFAULT, TARGETS
+from odl.targets.pulp import PULP_OPEN
 from odl.toolchain import Toolchain, find_toolchain
 
 Result = dict[str, Any]
@@ -49,6 +50,7 @@ def measured(name: str, subject: Subject) -> Result:
             "macs": compiled.training.step.macs(),
             **arena(compiled),
             "executor_s": executor_seconds(compiled, data),
+            "tiled_executor_s": executor_seconds(subject.compile(PULP_OPEN.name), data),
             "build_s": {label: build_seconds(subject, command, scratch) for label, command in compilers().items()},
             "targets": {target: on_device(subject.compile(target), data, scratch / target) for target in DEVICES},
         }

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 REAL = Path(os.environ.get("ODL_REAL", ROOT.parent / "shared")) / "models"
 
 # What the project asks of every model that it is measured on, on any machine of today.
-REQUIRED = {"executor_s": 0.5, "step_s": 5.0, "build_s": 10.0, "text_bytes": 64_000}
+REQUIRED = {"executor_s": 0.5, "tiled_executor_s": 2.0, "step_s": 5.0, "build_s": 10.0, "text_bytes": 64_000}
 
 
 @dataclass(frozen=True)

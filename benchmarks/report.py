@@ -17,6 +17,7 @@ _PHASES = {phase.value: phase.value.replace("_", " ") for phase in Phase}
 _ROWS = {
     "macs": "MACs a training step",
     "executor_s": "NumPy executor, seconds a step",
+    "tiled_executor_s": "the same with the tiles of pulp-open",
     "step_s": "QEMU, seconds a step",
     "build_s": "odl build, seconds",
     "arena_bytes": "arena, bytes",

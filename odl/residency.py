@@ -18,16 +18,7 @@ import numpy as np
 from odl.errors import FitError
 from odl.graph import Graph
 from odl.memory import ALIGNMENT, Block, Tiled, pack, roots
-from odl.tiling import (
-    DMA_BYTES_PER_CYCLE,
-    SETUP_CYCLES,
-    UNTUNED,
-    Chain,
-    Region,
-    TileCall,
-    estimated_cycles,
-    tile_chains,
-)
+from odl.tiling import UNTUNED, Chain, Region, TileCall, tile_chains, transfer_cycles
 from odl.tuning import Tuning
 
 _TILE_BUDGETS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # parts of the memory that the operands of a call may take
@@ -226,10 +217,10 @@ class _Residency:
         """Begin the transfer so early that the estimated work of the slots before hides it, if there is room."""
         written = [slot for slot, region in self.writes[stay.root] if slot < stay.first and region.meets(stay.region)]
         earliest = max(max(written, default=-2) + 2, 0)
-        missing = stay.n_bytes / DMA_BYTES_PER_CYCLE + SETUP_CYCLES
+        missing = transfer_cycles(stay.n_bytes)
         while missing > 0 and stay.first > earliest and room.lengthen(stay, stay.first - 1):
             call = self.slots[stay.first]
-            missing -= estimated_cycles(call) if call else 0
+            missing -= call.estimated_cycles if call else 0
 
     # What moves
 

@@ -19,10 +19,13 @@ from odl.types import Shape, TensorType
 
 CHANNEL_QUANTUM = 8  # channels of a tile: two blocks of a micro-kernel, or one for each of two pixels
 FEW_CHANNELS = (4, 2, 1)  # where there are no more, or those are too many
-CALL_CYCLES = 300  # what one call more costs: programming the DMA, entering the kernel, a barrier
 DMA_BYTES_PER_CYCLE = 8
-SETUP_CYCLES = 100  # of a transfer and of a call, for the estimate of what hides what
-MACS_PER_CYCLE = 6
+TRANSFER_CYCLES = 100  # of a transfer, beside its bytes
+# Of a call on eight cores: entering the kernel, its code, a barrier; and what products and operands take. Fitted to the
+# calls of a step of ResNet8 in GVSoC; how well they fit stands in docs/PULP_BENCHMARKS.md.
+CALL_CYCLES = 350
+MACS_PER_CYCLE = 7.9
+OPERAND_BYTES_PER_CYCLE = 10
 UNTUNED = Tuning()
 
 
@@ -79,6 +82,10 @@ class TileCall:
     outputs: tuple[Piece, ...]
     macs: int
     tile: str = ""
+
+    @property
+    def estimated_cycles(self) -> float:
+        return call_cycles(self.macs, sum(each.region.n_bytes for each in (*self.inputs, *self.outputs)))
 
 
 def region(type_: TensorType, cut: Slice | None) -> Region:
@@ -336,17 +343,21 @@ def working_bytes(tiles: Sequence[Sequence[TileCall]], ahead: bool = True) -> in
 
 def _early(calls: Sequence[TileCall], at: int, n_bytes: int) -> int:
     """The call at which a transfer of so many bytes has to begin for call `at` to find them, by estimate."""
-    missing, begin = n_bytes / DMA_BYTES_PER_CYCLE + SETUP_CYCLES, at
+    missing, begin = transfer_cycles(n_bytes), at
     while missing > 0 and begin > 0:
         begin -= 1
-        missing -= estimated_cycles(calls[begin])
+        missing -= calls[begin].estimated_cycles
     return begin
 
 
-def estimated_cycles(call: TileCall) -> float:
-    """Cycles of a call on eight cores, roughly."""
-    n_bytes = sum(each.region.n_bytes for each in (*call.inputs, *call.outputs))
-    return call.macs / MACS_PER_CYCLE + n_bytes / 16 + SETUP_CYCLES
+def transfer_cycles(n_bytes: int) -> float:
+    """The estimate of a transfer alone."""
+    return TRANSFER_CYCLES + n_bytes / DMA_BYTES_PER_CYCLE
+
+
+def call_cycles(macs: int, n_bytes: int) -> float:
+    """The estimate of a call on eight cores with operands of so many bytes, all of them next to the cores."""
+    return CALL_CYCLES + macs / MACS_PER_CYCLE + n_bytes / OPERAND_BYTES_PER_CYCLE
 
 
 def _sizes(call: TileCall) -> dict[tuple[str, Region], int]:

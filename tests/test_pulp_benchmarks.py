@@ -65,7 +65,13 @@ def cost(cycles: int, macs: int, **more: Any) -> dict[str, Any]:
 def invented() -> dict[str, Any]:
     kernels = {"depthwise_unpadded": 90, "pad": 8, "row_sum": 2}
     phase = cost(100, 300, code_bytes=900, slow=True, kernels=kernels)
-    step = {"accumulate": "fp32", "bank_conflicts": False, **cost(90, 300), "inner_loops": {"odl_dot_4x4": 1300}}
+    step = {
+        "accumulate": "fp32",
+        "bank_conflicts": False,
+        **cost(90, 300),
+        "inner_loops": {"odl_dot_4x4": 1300},
+        "estimate": {"sum": 0.98, "error": 0.081},
+    }
     layers = [{"layer": "conv", **cost(100, 300), "phases": {"weight_gradient": phase}}]
     model = {"model": "m", "title": "A model", "macs": 300, "paper_mac_per_cycle": 1.0,
              "steps": [{**step, "layers": layers}], "cores": {"1": 800, "8": 100}}  # fmt: skip
@@ -86,6 +92,7 @@ def test_the_page_has_layers_cores_and_the_simulator() -> None:
     row = "| `conv` | weight gradient | 100 | 100.0% | 300 | 3.00 | 1% | 2% | 10% | 10% | 900 | **slow** |"
     assert row in page
     assert "in bytes: `odl_dot_4x4` 1,300." in page
+    assert "estimates add up to 98%, and miss by 8% of the cycles." in page
     why = f"{slow_phases.REASONS['depthwise_unpadded']} (`depthwise_unpadded` 90%, `pad` 8%)"
     assert f"- `conv`, weight gradient at 3.00: {why}." in page
 
