@@ -37,6 +37,7 @@ from odl.passes.split_reductions import split_reductions
 from odl.program import ARENA, Program
 from odl.project import MARKER, note_origins, read_origins, write_project
 from odl.recipe import Recipe
+from odl.rehearsal import rehearse
 from odl.residency import layout
 from odl.schedule import schedule
 from odl.staging import staged
@@ -126,7 +127,9 @@ def _compile_tiled(model: Model, recipe: Recipe, machine: Target, training: Trai
     layouts = {graph.name: layout(graph, machine.l1_bytes, tuning) for graph in graphs}
     placed = memory.plan(graphs, {name: each.tiled() for name, each in layouts.items()})
     require_fit(placed, machine)
-    return Compiled(model, recipe, machine, training, graphs, placed, lower(graphs, placed, layouts), tuning)
+    program = lower(graphs, placed, layouts)
+    rehearse(program)
+    return Compiled(model, recipe, machine, training, graphs, placed, program, tuning)
 
 
 def _for_tiles(graph: Graph, capacity: int, tuning: Tuning) -> Graph:

@@ -101,12 +101,15 @@ class Executor:
         if self.program.has_team:
             self._transfers.begin_call()
         # Copies: an operator may return a view of its operand, and its output may lie on top of it.
-        outputs = call.op.evaluate([self._read(buffer) for buffer in call.inputs])
-        canonical = tuple(_canonical(array) for array in outputs)
+        canonical = tuple(map(_canonical, self.evaluate(call, [self._read(buffer) for buffer in call.inputs])))
         for buffer, array in zip(call.outputs, canonical, strict=True):
             self._write(buffer, array)
         if observe:
             observe(self._numbers[id(call)], call, canonical)
+
+    def evaluate(self, call: Call, inputs: list[Array]) -> tuple[Array, ...]:
+        """The outputs of a call, of operands that are what they should be."""
+        return call.op.evaluate(inputs)
 
     def persistent(self, name: str) -> Array:
         """The present value of a persistent tensor."""
@@ -169,6 +172,8 @@ class _Transfers:
 
     def require_all_done(self) -> None:
         assert not self._under_way, f"nobody waits for {list(map(str, self._under_way.values()))}"
+        assert not self._computing, "no barrier behind the last call"
+        assert not self._unheard, "no barrier behind the last wait"
 
     def _finish(self, move: Move) -> None:
         data = self._read(move)

@@ -21,7 +21,7 @@ FLOORS = (
     ("recipe", "autodiff", "training", "passes", "data"),
     ("memory", "schedule", "memory_check", "tuning", "tiling", "residency"),
     ("program", "lower", "lower_tiles", "micro_assembly", "microkernels", "microkernels_depthwise"),
-    ("executor", "codegen"),
+    ("executor", "rehearsal", "codegen"),
     ("wire", "targets", "toolchain", "compare", "project"),
     ("profile", "tile_report", "render", "console"),
     ("api", "autotune", "results", "cli", "__init__", "__main__"),
