@@ -139,8 +139,10 @@ class Printer:
         printed = []
         statements = self.program.entries[name]
         for at, statement in enumerate(statements):
+            # What comes in is for the next call, all else belongs to the one before.
+            prepares = isinstance(statement, Call) or (isinstance(statement, Move) and statement.inward)
             call = next((each for each in statements[at:] if isinstance(each, Call) and each.kernel), None)
-            here = (call.layer, call.phase) if call else heading
+            here = (call.layer, call.phase) if call and prepares else heading
             lines = self._statement(statement, declared)
             if lines:
                 text = cnames.comment(f"{here[0]}, {_PHASES[here[1]]}") if here != heading else ""
@@ -165,8 +167,7 @@ class Printer:
         region, way = move.region, "in" if move.inward else "out"
         remote = self._byte_address(move.remote, region.offset)
         ends = f"odl_l1 + {move.local.offset}, {remote}"
-        part = move.local.part
-        what = cnames.comment(f"{move.local.value}[{part}]" if part else move.local.value)
+        what = cnames.comment(_named(move.local))
         if region.n_rows == 1:
             return f"const odl_transfer t{move.number} = odl_dma_{way}({ends}, {region.row_bytes}); /* {what} */"
         shape = f"{region.n_rows}, {region.row_bytes}, {region.stride_bytes}"
@@ -191,7 +192,11 @@ class Printer:
         if kernel.struct:
             scalars = ["&" + self._struct(call, kernel)]
         extra = [_number(value) for value in kernel.extra.values()]
-        each = "ODL_EACH_CORE " if self.program.has_team else ""
+        each = ""
+        if self.program.has_team:
+            each = "ODL_EACH_CORE "
+            made, read = (", ".join(map(_named, buffers)) for buffers in (call.outputs, call.inputs))
+            lines.append(f"/* {cnames.comment(f'{made} = {call.op.name} of {read}')} */")
         lines.append(f"{each}odl_{kernel.name}({', '.join(arguments + scalars + extra)});")
         return lines
 
@@ -288,6 +293,11 @@ def traced_buffers(program: Program) -> Iterator[tuple[int, Buffer]]:
     for number, _, call in program.calls():
         for buffer in call.outputs:
             yield number, buffer
+
+
+def _named(buffer: Buffer) -> str:
+    """The value, and which of its bytes, for comments."""
+    return f"{buffer.value}[{buffer.part}]" if buffer.part else buffer.value
 
 
 def _accessor(buffer: Buffer) -> str:

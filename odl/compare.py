@@ -28,7 +28,7 @@ from odl.wire import Hashes, Job, Log, Loss, Record
 
 @dataclass(frozen=True)
 class Difference:
-    """Where the target first computes other bits: patterns are of one element, `index` in storage order."""
+    """Where the target first computes other bits: patterns are of one element, `index` in the tensor as stored."""
 
     step: int
     layer: str
@@ -151,9 +151,8 @@ def _fetch(program: Program, training: Training, data: Data, device: Device, fou
     if not len(differing):
         raise TargetError("not-repeatable", buffer.value, f"step {step} differed once, and not when repeated")
     at = int(differing[0])
-    index = tuple(int(i) for i in np.unravel_index(at, buffer.type.shape))
     kernel = call.kernel.name if call.kernel else ""
-    return Difference(step, call.layer, kernel, buffer.value, index, int(expected[at]), int(actual[at]))
+    return Difference(step, call.layer, kernel, buffer.value, buffer.index(at), int(expected[at]), int(actual[at]))
 
 
 def _expected(program: Program, training: Training, head: Data, number: int, traced: int) -> tuple[Call, Array]:

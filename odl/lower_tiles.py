@@ -1,8 +1,9 @@
 """A layout of tiles becomes statements: transfers, calls and barriers in the order in which every core meets them.
 
 A slot begins with the transfers that start in it, goes on with its call, and ends with the waits for what leaves in it
-and for what the next call needs, and a barrier. So a wait and the end of a call share a barrier, and a transfer has at
-least the time of one call to hide in.
+and for what the next call needs, and a barrier. So a wait and the end of a call share a barrier, and a transfer has the
+time of a call to hide in. Where there was no room for an operand any earlier, its transfer starts in the slot of the
+call itself, which waits for it.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class _Tiles:
         n_slots = len(self.layout.slots)
         for slot in range(n_slots + 1):
             yield from self._starts(slot)
-            late = [n for n, it in self.under_way.items() if self._needed(it) == slot and it.inward]
-            yield from self._waits(late)
+            at_once = [n for n, it in self.under_way.items() if self._needed(it) == slot and it.inward]
+            yield from self._waits(at_once)
             yield from self._barrier(self.heard)
             call = self.layout.slots[slot] if slot < n_slots else None
             if call:
@@ -87,9 +88,9 @@ class _Tiles:
         outputs = tuple(map(self._buffer, call.outputs, self.layout.outputs[slot]))
         types = tuple(each.type for each in inputs), tuple(each.type for each in outputs)
         node = call.node
-        name = f"{node.name}{call.tile}"
-        return Call(call.op, call.op.kernel(*types), inputs, outputs, name, node.layer, node.phase, call.macs)
+        name = f"{node.name}{call.cut or ''}"
+        return Call(call.op, call.op.kernel(*types), inputs, outputs, name, node.layer, node.phase, call.macs, call.cut)
 
     def _buffer(self, piece: Piece, stay: Stay) -> Buffer:
         part = None if piece.is_whole else piece.region
-        return Buffer(piece.value, piece.type, LOCAL, stay.offset, self.held.get(piece.value, ""), part)
+        return Buffer(piece.value, piece.type, LOCAL, stay.offset, self.held.get(piece.value, ""), part, piece.whole)

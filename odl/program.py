@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from odl.graph import Kernel, Operator, Persistent, Phase
+import numpy as np
+
+from odl.graph import Kernel, Operator, Persistent, Phase, Slice
 from odl.memory import ARENA, FLASH
 from odl.tiling import Region
 from odl.types import TensorType
@@ -22,8 +24,8 @@ LOCAL = "l1"  # the memory next to the cores, where a target has one
 class Buffer:
     """A tensor in a memory: `offset` and size in bytes. Spaces other than the arena and the local one are read-only.
 
-    `held` is the persistent tensor that the buffer is a state of, if it is one. `part`: which part of the value lies
-    here, dense; empty for all of it.
+    `held` is the persistent tensor that the buffer is a state of, if it is one. `part`: which part of the value, whose
+    type is `whole`, lies here, dense; None for all of it.
     """
 
     value: str
@@ -32,10 +34,20 @@ class Buffer:
     offset: int
     held: str = ""
     part: Region | None = None
+    whole: TensorType | None = None
 
     @property
     def end(self) -> int:
         return self.offset + self.type.n_bytes
+
+    def index(self, at: int) -> tuple[int, ...]:
+        """Where element `at` of what lies here stands in the whole value."""
+        part, size = self.part, self.type.dtype.n_bytes
+        if part and self.whole:
+            row, byte = divmod(at * size, part.row_bytes)
+            at = (part.offset + row * part.stride_bytes + byte) // size
+        shape = self.whole.shape if self.whole else self.type.shape
+        return tuple(int(i) for i in np.unravel_index(at, shape))
 
     def __str__(self) -> str:
         part = f"[{self.part}]" if self.part else ""
@@ -46,7 +58,8 @@ class Buffer:
 class Call:
     """One kernel call. `kernel` is None for a view, which moves no bytes and exists for the executor's bookkeeping.
 
-    `inputs` and `outputs` are the operator's operands in its own order; `layer` and `phase` are for reports.
+    `inputs` and `outputs` are the operator's operands in its own order; `layer` and `phase` are for reports. `name` is
+    the node's, followed by `cut` where the call makes only that slice of its output.
     """
 
     op: Operator
@@ -57,6 +70,7 @@ class Call:
     layer: str
     phase: Phase
     macs: int
+    cut: Slice | None = None
 
     def __str__(self) -> str:
         kernel = self.kernel.name if self.kernel else "view"

@@ -137,7 +137,7 @@ def _entry(compiled: Compiled, graph: Graph) -> Result:
 
 def _tiles(compiled: Compiled, graph: Graph) -> list[Result]:
     """The nodes that have calls, in order. `axis` is of the node's output as it is stored, None where it is whole."""
-    found = tiled_nodes(compiled.program.entries[graph.name], {node.name for node in graph.nodes})
+    found = tiled_nodes(compiled.program.entries[graph.name])
     return [
         {
             "node": node.name, "calls": tiles.calls, "axis": tiles.axis if tiles.axis >= 0 else None,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from odl.program import LOCAL, Buffer, Call, Move, Statement
-
-_TILE = re.compile(r"\[((?::, )*)\d+:\d+\]$")  # behind a node's name in that of a call
 
 
 @dataclass
@@ -24,7 +21,7 @@ class TiledNode:
     _lying: set[tuple[int, int]] = field(default_factory=set)
 
 
-def tiled_nodes(statements: Sequence[Statement], names: Collection[str]) -> dict[str, TiledNode]:
+def tiled_nodes(statements: Sequence[Statement]) -> dict[str, TiledNode]:
     """Of an entry of a tiled program, by the names of its graph's nodes; views, which have no calls, are left out.
 
     A transfer inward counts for the next call that reads what it brings, one outward for the last that wrote there.
@@ -34,9 +31,8 @@ def tiled_nodes(statements: Sequence[Statement], names: Collection[str]) -> dict
     writer: dict[int, TiledNode] = {}  # offset -> who wrote there last
     for statement in statements:
         if isinstance(statement, Call):
-            name, axis = _node_of(statement, names)
-            node = found.setdefault(name, TiledNode())
-            node.calls, node.axis = node.calls + 1, axis
+            node = found.setdefault(statement.name.removesuffix(str(statement.cut)), TiledNode())
+            node.calls, node.axis = node.calls + 1, statement.cut.axis if statement.cut else -1
             node.l1_bytes = max(node.l1_bytes, sum(size for _, size in set(_operands(statement))))
             node.dma_in_bytes += sum(coming.pop(each.offset, 0) for each in statement.inputs)
             writer |= {each.offset: node for each in statement.outputs}
@@ -45,12 +41,6 @@ def tiled_nodes(statements: Sequence[Statement], names: Collection[str]) -> dict
         elif isinstance(statement, Move):
             writer[statement.local.offset].dma_out_bytes += statement.region.n_bytes
     return found
-
-
-def _node_of(call: Call, names: Collection[str]) -> tuple[str, int]:
-    """The node that a call is a tile of, and the axis along which it is cut, -1 for none."""
-    tile = None if call.name in names else _TILE.search(call.name)
-    return (call.name[: tile.start()], tile[1].count(":")) if tile else (call.name, -1)
 
 
 def _operands(call: Call) -> Iterator[tuple[int, int]]:

@@ -61,11 +61,12 @@ class Region:
 
 @dataclass(frozen=True)
 class Piece:
-    """What a call reads or writes of a value: the region of its bytes, and the type that the operator sees."""
+    """What a call reads or writes of a value of type `whole`: the region of its bytes, and the type of that part."""
 
     value: str
     region: Region
     type: TensorType
+    whole: TensorType
 
     @property
     def is_whole(self) -> bool:
@@ -74,14 +75,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class TileCall:
-    """One call: an operator on pieces of a node's operands. `tile` says which, for people."""
+    """One call: an operator on pieces of a node's operands, `cut` of its output; None is all of it."""
 
     node: Node
     op: Operator
     inputs: tuple[Piece, ...]
     outputs: tuple[Piece, ...]
     macs: int
-    tile: str = ""
+    cut: Slice | None = None
 
     @property
     def estimated_cycles(self) -> float:
@@ -188,7 +189,7 @@ class _Tiling:
             yield _Room(self.capacity, ahead, few_channels=True)
 
     def _longer(self, chain: Chain, node: Node, movers: Mapping[str, Node], later: Sequence[Node]) -> Chain:
-        """The chain with as many of the elementwise nodes behind it as fit at a cut of the rows."""
+        """The chain with as many of the elementwise nodes behind it as fit, all of them at one cut."""
         nodes = [node]
         for following in later:
             if following.op.moves or following.op.overwrites or not self._continues(nodes, following):
@@ -239,11 +240,11 @@ class _Tiling:
         inputs = tuple(self._piece(value, part) for value, part in zip(node.inputs, tile.inputs, strict=True))
         outputs = tuple(self._piece(value, part) for value, part in zip(node.outputs, tile.outputs, strict=True))
         types = tuple(each.type for each in inputs), tuple(each.type for each in outputs)
-        return TileCall(node, tile.op, inputs, outputs, tile.op.macs(*types), str(cut or ""))
+        return TileCall(node, tile.op, inputs, outputs, tile.op.macs(*types), cut)
 
     def _piece(self, value: str, cut: Slice | None) -> Piece:
         type_ = self.graph.types[value]
-        return Piece(self.sources[value], region(type_, cut), cut.of(type_) if cut else type_)
+        return Piece(self.sources[value], region(type_, cut), cut.of(type_) if cut else type_, type_)
 
     def types(self, node: Node) -> tuple[tuple[TensorType, ...], tuple[TensorType, ...]]:
         return self.graph.types_of(node.inputs), self.graph.types_of(node.outputs)

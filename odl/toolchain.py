@@ -118,6 +118,7 @@ def project_variables(target: Target) -> dict[str, object]:
     return {
         "target": target.name,
         "is_riscv": target.is_riscv,
+        "has_l1": bool(target.l1_bytes),
         "arch": " ".join(arch_flags(target, "clang")),
         "zig_arch": " ".join(arch_flags(target, "zig")),
         "flags": " ".join(contract_flags(target) + _as_flags(dict(target.defines))),

@@ -13,10 +13,14 @@ from odl.compare import Device, Verdict, verify
 from odl.data import load_data
 from odl.errors import TargetError
 from odl.fp16 import bits
+from odl.graph import Slice
 from odl.interpreter import interpret
+from odl.program import LOCAL, Buffer
 from odl.project import write_project
 from odl.targets import simulator_for
+from odl.tiling import region
 from odl.toolchain import compile_project, find_toolchain
+from odl.types import TensorType
 
 STEPS = 3
 RELU = "odl_map_by(y, x, x, odl_share_lanes(n_elems), relu, NULL, relu_words);"
@@ -82,3 +86,13 @@ def test_a_loss_that_is_not_the_programs(network: Compiled, samples: Path, tmp_p
     with pytest.raises(TargetError) as caught:
         broken(network, samples, tmp_path, "src/odl_model.c", "*loss = *FLOAT(", "*loss = 1.0f + *FLOAT(")
     assert caught.value.code == "loss-differs"
+
+
+@pytest.mark.parametrize("axis", range(4))
+def test_an_element_of_a_tile_is_named_by_its_place_in_the_tensor(axis: int) -> None:
+    whole = TensorType((2, 3, 5, 4))
+    cut = Slice(axis, 1, whole.shape[axis])
+    buffer = Buffer("v", cut.of(whole), LOCAL, 0, "", region(whole, cut), whole)
+    tile = np.arange(whole.n_elems).reshape(whole.shape)[(slice(None),) * axis + (slice(1, None),)]
+    places = [np.ravel_multi_index(buffer.index(at), whole.shape) for at in range(tile.size)]
+    np.testing.assert_array_equal(places, tile.ravel())

@@ -34,7 +34,10 @@ class Unary(Operator):
 
 @dataclass(frozen=True)
 class UnaryGradient(Unary):
-    """y (or x, if the operator says so) and dy -> dx, all of one type; dx[i] depends on y[i] and dy[i] alone."""
+    """y, or x where `gradient` hands over `node.inputs[0]`, which then stays alive, and dy -> dx, all of one type.
+
+    dx[i] depends on y[i], or x[i], and dy[i] alone.
+    """
 
     in_place: ClassVar[tuple[tuple[int, int], ...]] = ((0, 1), (0, 0))
 
