@@ -24,6 +24,8 @@ from odl.ops._windows import Window, hits
 from odl.ops.row_sum import WeightRowSum
 from odl.types import Array, DType, TensorType
 
+_MOST_HITS = 16  # taps of a pixel that the kernel in words has room for
+
 
 @dataclass(frozen=True)
 class DepthwiseConv2d(Operator):
@@ -148,7 +150,11 @@ class DepthwiseInputGradient(Operator):
         dx[top::stride_h, left::stride_w] = fp16.half(acc).reshape(n_rows, n_cols, channels)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
-        return Kernel("depthwise_input_gradient", self.window.scalars(outputs[0].shape, inputs[0].shape), "odl_window")
+        (height, width), (stride_h, stride_w) = self.window.size, self.window.stride
+        pairs_up = inputs[0].shape[3] == outputs[0].shape[3] and outputs[0].shape[3] % 2 == 0
+        is_small = -(-height // stride_h) * -(-width // stride_w) <= _MOST_HITS
+        name = "depthwise_input_gradient" + ("_words" if pairs_up and is_small else "")
+        return Kernel(name, self.window.scalars(outputs[0].shape, inputs[0].shape), "odl_window")
 
     def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
         """Rows of dx from the rows of dy that see them, or channels."""
