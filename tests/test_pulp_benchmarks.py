@@ -10,9 +10,11 @@ import pytest
 
 from benchmarks import bare, call_graph, gvsoc, gvsoc_report, pages, precision, pulp_walk, slow_phases
 from benchmarks.models import ROOT, SUBJECTS
+from odl import build
 from odl.targets.pulp import PULP_OPEN, find_gvsoc
 
 RESULTS = ROOT / "benchmarks/gvsoc.json"
+INSTRUCTION_CACHE = 4096
 
 # --- code -------------------------------------------------------------------------------------------------------------
 
@@ -51,6 +53,15 @@ def test_a_function_reaches_what_it_calls(tmp_path: Path) -> None:
     assert set(found["lonely"]) == {"lonely"}
     assert {"main", "branch", "leaf", "lonely"} <= set(found["main"])
     assert all(n_bytes > 0 for n_bytes in found["main"].values())
+
+
+def test_every_kernel_fits_the_instruction_cache_with_all_that_it_calls(tmp_path: Path) -> None:
+    compiled = SUBJECTS["words_dscnn"].compile(PULP_OPEN.name)
+    functions = call_graph.reached(build(compiled, tmp_path / "project").elf)
+    kernels = {call.kernel.name for _, _, call in compiled.program.calls() if call.kernel}
+    sizes = {name: sum(functions[f"odl_{name}"].values()) for name in kernels}
+    assert sizes["dense"] > functions["odl_dot_4x4"]["odl_dot_4x4"] > 400
+    assert max(sizes.values()) <= INSTRUCTION_CACHE, sizes
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -129,6 +140,18 @@ checked_in = pytest.mark.skipif(not RESULTS.exists(), reason="make bench-gvsoc h
 @checked_in
 def test_the_page_is_made_of_the_numbers() -> None:
     assert (ROOT / "docs/PULP_BENCHMARKS.md").read_text() == gvsoc_report.page(json.loads(RESULTS.read_text()))
+
+
+@checked_in
+def test_what_was_measured_is_what_was_wanted() -> None:
+    """Rates without bank conflicts and binary32 sums, and code within the cache."""
+    models = {model["model"]: model for model in json.loads(RESULTS.read_text())["models"]}
+    for name, wanted in (("resnet8_cifar10", 6.5), ("dscnn_kws", 5.0)):
+        first = models[name]["steps"][0]
+        assert (first["accumulate"], first["bank_conflicts"]) == ("fp32", False)
+        assert first["mac_per_cycle"] >= wanted
+        sizes = [cost["code_bytes"] for layer in first["layers"] for cost in layer["phases"].values()]
+        assert max(sizes) <= INSTRUCTION_CACHE
 
 
 @checked_in
