@@ -95,10 +95,13 @@ def tune(
     """Measure the candidates, `jobs` simulators at once (0: one a core), and write the best choices to `out`.
 
     What is measured is kept in `out` (default: `cache_path`) as it comes, so that an interrupted call goes on where it
-    was. Raises UsageError `not-tunable` for a target without local memory or cycles, and what compiling and running
-    raise.
+    was. Raises UsageError `not-tunable` for a folder and for a target without local memory or cycles, and what
+    compiling and running raise.
     """
     machine = find_target(target)
+    if model.is_dir():
+        why = "a folder keeps the kernels and tiles that it was built with"
+        raise UsageError("not-tunable", str(model), why, "tune the ONNX file that it was made from, then build again")
     if not machine.l1_bytes or machine.counter != "cycles":
         raise UsageError("not-tunable", target, "it has no tiles to choose, or no cycles to count", "use -t pulp-open")
     bench = _Bench(model, recipe, machine, out or cache_path(model), timeout_s)
@@ -119,8 +122,9 @@ class _Bench:
 
     def __init__(self, model: Path, recipe: Recipe, target: Target, path: Path, timeout_s: float) -> None:
         self.model, self.recipe, self.target, self.path, self.timeout_s = model, recipe, target, path, timeout_s
+        compiled = api.compile_model(model, recipe, target.name)  # first: it says what is wrong with the file
         self.about = measured_for(model, recipe, target.name)
-        self.candidates = _candidates(api.compile_model(model, recipe, target.name), self.about)
+        self.candidates = _candidates(compiled, self.about)
         self.known: dict[str, Measured] = dict(self._read())
 
     def _read(self) -> Iterator[tuple[str, Measured]]:

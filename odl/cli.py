@@ -310,7 +310,13 @@ def export(console: Console, run_folder: Path, output: Path) -> None:
 
 @verb
 @_model
-@_target
+@click.option(
+    "-t",
+    "--target",
+    default=PULP_OPEN.name,
+    type=click.Choice(list(TARGETS)),
+    help=f"One whose cycles can be counted.  [{PULP_OPEN.name}]",
+)
 @click.option(
     "-o", "--output", type=_path, help="The file to keep it in.  [MODEL's name, .tune.json, where build looks]"
 )
@@ -320,19 +326,17 @@ def export(console: Console, run_folder: Path, output: Path) -> None:
 )
 @recipe_options
 def tune(
-    console: Console, model: Path, target: str | None, output: Path | None, jobs: int, timeout: float,
-    recipe: RecipeFlags,
-) -> None:  # fmt: skip
-    """Measure kernels and tiles of MODEL on the simulator, keep each layer's fastest; no bit depends on them."""
-    wanted, machine = recipe.over(Recipe()), target or PULP_OPEN.name
+    console: Console, model: Path, target: str, output: Path | None, jobs: int, timeout: float, recipe: RecipeFlags
+) -> None:
+    """Measure kernels and tiles of MODEL, an ONNX file, on the simulator; keep each layer's fastest. No bit changes."""
 
     def tell(name: str, cycles: int) -> None:
         console.log(f"{name}: {f'{cycles:,} cycles' if cycles >= 0 else 'does not fit'}")
 
-    found = autotune.tune(model, wanted, machine, out=output, jobs=jobs, timeout_s=timeout, progress=tell)
+    found = autotune.tune(model, recipe.over(Recipe()), target, out=output, jobs=jobs, timeout_s=timeout, progress=tell)
     console.facts["model_sha256"] = sha256(model)
     path = output or autotune.cache_path(model)
-    console.answer(results.tuned(found, machine, str(path)), render.tuned)
+    console.answer(results.tuned(found, target, str(path)), render.tuned)
 
 
 @verb

@@ -211,6 +211,20 @@ def test_a_flat_target_is_refused(model: Path) -> None:
     assert refused.value.problems[0].code == "not-tunable"
 
 
+def test_what_is_no_onnx_file_is_refused(model: Path, tmp_path: Path) -> None:
+    """A folder of ours has its tuning already; of others the importer says what is wrong."""
+    api.build(api.compile_model(model, RECIPE, "host"), tmp_path / "c")
+    for path, code in ((tmp_path / "c", "not-tunable"), (tmp_path / "none.onnx", "file-missing")):
+        finished = CliRunner().invoke(cli, ["tune", str(path)])
+        assert f"error: {code}: {path}" in finished.stderr
+
+
+def test_help_tells_the_target_that_is_tuned(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "[pulp-open]" in CliRunner().invoke(cli, ["tune", "--help"]).output
+    monkeypatch.setattr(api, "train", Simulated())
+    assert json.loads(CliRunner().invoke(cli, ["tune", str(model), "--json"]).stdout)["target"] == "pulp-open"
+
+
 def test_build_uses_what_was_chosen_and_notes_it(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "train", Simulated())
     found = autotune.tune(model, RECIPE, "pulp-open", jobs=1)
