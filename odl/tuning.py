@@ -44,7 +44,7 @@ class Knobs:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Choices by "layer/phase", and what they were measured for: SHA-256 of the model, target and recipe as text.
+    """Choices by "layer/phase", and what they were measured for, in words (`autotune.measured_for`).
 
     `gap`: what a later call reads again within so many calls stays in the local memory before anything comes early.
     """

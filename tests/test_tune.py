@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,8 +148,50 @@ def test_every_layer_takes_its_cheapest(model: Path, monkeypatch: pytest.MonkeyP
     assert {knobs.part for key, knobs in found.tuning.choices.items() if key.endswith("/forward")} == {0.8}
     assert read_tuning(autotune.cache_path(model)) == found.tuning
     assert autotune.tuning_for(model, RECIPE, "pulp-open") == found.tuning
-    assert autotune.tuning_for(model, replace(RECIPE, lr=0.5), "pulp-open").is_empty
     assert autotune.tuning_for(model, RECIPE, "qemu-zhinx").is_empty
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"lr": 0.5}, ""), ({"seed": 3}, ""), ({"momentum": 0.5}, "measured for momentum none, this is some"),
+     ({"batch": 4}, "measured for batch 1, this is 4"), ({"loss_scale": 8.0}, "gradient_scale none, this is some"),
+     ({"weight_decay": 0.1}, "weight_decay none"), ({"trainable": ("fc",)}, "trainable *, this is fc"),
+     ({"gradients": "fp16"}, "gradients fp32"), ({"accumulate": "fp16"}, "accumulate fp32")],
+    ids=str,
+)  # fmt: skip
+def test_a_tuning_serves_what_calls_the_same_kernels(model: Path, change: dict[str, Any], why: str) -> None:
+    tuning = Tuning({"fc/forward": Knobs(part=0.5)}, autotune.measured_for(model, RECIPE, "pulp-open"))
+    autotune.cache_path(model).write_text(tuning.text())
+    told: list[str] = []
+    found = autotune.tuning_for(model, replace(RECIPE, **change), "pulp-open", told.append)
+    assert (found == tuning, found.is_empty) == (not why, bool(why))
+    assert (why or "as they were measured") in told[0]
+
+
+def test_a_tuning_that_is_not_used_is_told(model: Path) -> None:
+    """Of another model; of an odl that noted less; not with -q, and not where the target has no tiles."""
+    about = autotune.measured_for(model, Recipe(), "pulp-open")
+    for change, why in (
+        ({**about, "model_sha256": "0"}, "the model has changed since"),
+        ({word: text for word, text in about.items() if word != "loss"}, "it does not say for which loss"),
+    ):
+        autotune.cache_path(model).write_text(Tuning({}, change).text())
+        assert CliRunner().invoke(cli, ["check", str(model)]).stderr == ""
+        arguments = ["plan", str(model), "-t", "pulp-open"]
+        assert f"net.tune.json is not used, {why}" in CliRunner().invoke(cli, arguments).stderr
+        assert CliRunner().invoke(cli, [*arguments, "-q"]).stderr == ""
+
+
+def test_progress_is_told_a_line_a_measurement(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "train", Simulated())
+    finished = CliRunner().invoke(cli, ["tune", str(model), "-j", "1", "--json"])
+    told = finished.stderr.splitlines()
+    assert json.loads(finished.stdout)["target"] == "pulp-open"
+    assert [line.split(": ")[0] for line in told] == [f"{n} of {len(told)}" for n in range(1, len(told) + 1)]
+    assert told[0].startswith(f"1 of {len(told)}: cost model, ")
+    assert told[-1].split(": ")[1].startswith("choices, ")
+    autotune.cache_path(model).unlink()
+    assert CliRunner().invoke(cli, ["tune", str(model), "-q"]).stderr == ""
 
 
 def test_kernels_are_offered_to_layers_that_may_gain(model: Path, small: Path) -> None:
@@ -235,6 +278,8 @@ def test_build_uses_what_was_chosen_and_notes_it(model: Path, tmp_path: Path, mo
     origins, _ = read_origins(tmp_path / "c")
     assert (dict(origins.tuning.choices), origins.tuning.gap) == (dict(found.tuning.choices), found.tuning.gap)
     assert api.open_folder(tmp_path / "c").tuning == origins.tuning
+    assert "its tuning is not used" in CliRunner().invoke(cli, ["plan", str(tmp_path / "c"), "--batch=2"]).stderr
+    assert CliRunner().invoke(cli, ["plan", str(tmp_path / "c"), "--lr=0.5"]).stderr == ""
 
 
 @pytest.mark.gvsoc
