@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from odl import api
+from odl import api, subprocesses
 from odl.errors import FitError, UsageError
 from odl.graph import Graph, Phase
 from odl.ops._importer import onnx_shape
@@ -138,13 +139,15 @@ def tune(
         raise UsageError("not-tunable", target, "it has no tiles to choose, or no cycles to count", "use -t pulp-open")
     bench = _Bench(model, recipe, machine, out or cache_path(model), timeout_s)
     missing = [name for name in bench.candidates if name not in bench.known]
-    pool = ThreadPoolExecutor(jobs or os.cpu_count())
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(jobs or os.cpu_count(), initializer=subprocesses.heed, initargs=(stop,))
     try:
         under_way = {pool.submit(bench.measure, name): name for name in missing}
         for done in as_completed(under_way):
             bench.keep(under_way[done], done.result())
             progress(len(bench.known), bench.n_runs, under_way[done], done.result().whole)
     finally:
+        stop.set()  # after a signal or a refusal simulators are under way, for minutes
         pool.shutdown(cancel_futures=True)
     return bench.conclude(progress)
 
