@@ -274,7 +274,7 @@ def verify(
     compiled = _compile(console, model, recipe, target)
     with console.progress(steps) as advance:
         verdict = api.verify(compiled, data, steps, on or "", advance, timeout)
-    result = results.verified(compiled, machine_for(compiled.target, on or "").name, verdict)
+    result = results.verified(compiled, machine_for(compiled.target, on or "").simulator, verdict)
     console.answer(result, render.verified)
     found = verdict.first_difference
     if found:
@@ -295,7 +295,7 @@ def eval_(console: Console, model: Path, target: str | None, on: str, data: Path
     compiled = _compile(console, model, recipe, target)
     weights = api.load_weights(model, compiled) if trained else None
     result = api.evaluate(compiled, data, weights, on)
-    console.answer({"on": on if on == "numpy" else machine_for(compiled.target, on).name, **result}, render.evaluated)
+    console.answer({"on": on, **result}, render.evaluated)
 
 
 @verb
