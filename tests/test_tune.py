@@ -232,20 +232,38 @@ def test_an_interrupted_call_goes_on(model: Path, monkeypatch: pytest.MonkeyPatc
     assert rest.runs == n_missing + 1, "the choices together are one more"
 
 
+def tuning_text(tuning: object) -> str:
+    return json.dumps({"schema_version": 2, "for": {}, "tuning": tuning})
+
+
 @pytest.mark.parametrize(
-    "text",
-    ["", "{}", '{"schema_version": 1, "for": {}, "tuning": {}}',
-     '{"schema_version": 2, "for": {}, "tuning": {"gap": -1}}',
-     '{"schema_version": 2, "for": {}, "tuning": {"choices": {"a/b": {"part": 7}}}}',
-     '{"schema_version": 2, "for": {}, "tuning": {"choices": {"a/b": {"kernel": "magic"}}}}',
-     '{"schema_version": 2, "for": {}, "tuning": {"choices": {"a/b": {"wings": 2}}}}'],
+    ("text", "why"),
+    [("", "it is no JSON"), ("[]", "it is no object"), ("{}", "it lacks schema_version"),
+     ('{"schema_version": 2, "for": {}}', "it lacks tuning"),
+     ('{"schema_version": 1, "for": {}, "tuning": {}}', "its schema_version is 1, not 2"),
+     ('{"schema_version": 2, "for": {"loss": 1}, "tuning": {}}', "for: loss is 1, not a text"),
+     (tuning_text([]), "it: tuning is [], not an object"),
+     (tuning_text({"gap": -1}), "gap -1 is not within 0 and 1000"),
+     (tuning_text({"gap": 1.5}), "tuning: gap is 1.5, not a whole number"),
+     (tuning_text({"gaps": 1}), "tuning has an unknown word 'gaps'; known: gap, choices"),
+     (tuning_text({"choices": {"a/b": 1}}), "a/b is no object"),
+     (tuning_text({"choices": {"a/b": {"part": 7}}}), "a/b: part 7 is not within 0.1 and 1"),
+     (tuning_text({"choices": {"a/b": {"part": "1"}}}), "a/b: part is '1', not a number"),
+     (tuning_text({"choices": {"a/b": {"axis": 1.5}}}), "a/b: axis is 1.5, not a whole number"),
+     (tuning_text({"choices": {"a/b": {"axis": True}}}), "a/b: axis is True, not a whole number"),
+     (tuning_text({"choices": {"a/b": {"pieces": 2.5}}}), "a/b: pieces is 2.5, not a whole number"),
+     (tuning_text({"choices": {"a/b": {"kernel": "magic"}}}), "a/b: kernel 'magic' is none"),
+     (tuning_text({"choices": {"a/b": {"wings": 2}}}), "unknown word 'wings'; known: part, axis, pieces, kernel")],
 )  # fmt: skip
-def test_a_file_that_is_no_tuning_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_no_tuning_is_refused(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "x.tune.json"
     path.write_text(text)
     with pytest.raises(UsageError) as refused:
         read_tuning(path)
-    assert refused.value.problems[0].code == "bad-tuning"
+    (problem,) = refused.value.problems
+    assert problem.code == "bad-tuning"
+    assert problem.why.startswith("is no tuning: ")
+    assert problem.why.endswith(why)
 
 
 def test_a_flat_target_is_refused(model: Path) -> None:
