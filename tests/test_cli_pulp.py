@@ -11,7 +11,7 @@ from models import draw, node, refusal, save
 from models import model as small_model
 from test_cli import answer, odl
 
-from odl import Recipe, compile_model, residency
+from odl import Recipe, compile_model, render, residency
 from odl.errors import ExitCode
 from odl.program import LOCAL, Move
 from odl.targets.pulp import find_gvsoc
@@ -68,7 +68,8 @@ def test_plan_is_a_table_of_tiles(model: Path) -> None:
     lines = odl("plan", model, *CLUSTER).stdout.splitlines()
     assert any(line.startswith("L1 ") and "train_step moves" in line for line in lines)
     assert any("(axis 1)" in line and line.endswith("wide") for line in lines)
-    assert not any(" 1 (axis" in line for line in lines), "one call has no axis"
+    sizes = {"axis": 1, "l1_bytes": 8, "dma_in_bytes": 8, "dma_out_bytes": 8}
+    assert [render._tiled({"calls": n, **sizes})[0] for n in (1, 2)] == ["1", "2 (axis 1)"]
     assert any(line.startswith("L1 ") and line.endswith("flat") for line in odl("plan", model).stdout.splitlines())
 
 
