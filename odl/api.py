@@ -78,7 +78,7 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run: losses by step, the weights at its end by name (binary16), and what the device counted.
+    """A training run `on` a simulator: losses by step, the weights at its end by name (binary16), what was counted.
 
     `counters` are the names of what it counts, empty where that is nothing. `counts` is (profiled steps, kernel calls,
     counters), `whole` (steps,) what the first counter said of each step. Looking at the counters takes cycles of its
@@ -217,7 +217,7 @@ def train(
     weights = _weights(compiled, log)
     losses = tuple(float(loss) for loss in log.losses)
     counted = profiled.profile, profiled.counters, log.counts
-    return Run(compiled, machine.name, losses, weights, *counted, log.stack_bytes)
+    return Run(compiled, machine.simulator, losses, weights, *counted, log.stack_bytes)
 
 
 def infer(

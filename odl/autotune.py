@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from odl import api
+from odl import api, subprocesses
 from odl.errors import FitError, UsageError
 from odl.graph import Graph, Phase
 from odl.ops._importer import onnx_shape
@@ -49,7 +50,7 @@ CANDIDATES: Mapping[str, tuple[Knobs, int]] = {
 _SMALL = 50_000  # MACs: of more, the loops of a direct kernel cost more than what a rearranged one does before
 _LEAST_GAIN = 0.005  # of a layer's cycles; less is noise of its neighbours
 
-Listener = Callable[[str, int], None]
+Listener = Callable[[int, int, str, int], None]  # which measurement, of how many, its name, cycles or -1
 
 
 @dataclass(frozen=True)
@@ -75,41 +76,78 @@ def cache_path(model: Path) -> Path:
     return model.with_name(f"{model.stem}.tune.json")
 
 
+def shape_of(recipe: Recipe) -> dict[str, str]:
+    """What of a recipe decides which kernels are called with which sizes, and which of their loops run.
+
+    A rate is a number that a loop multiplies by, whatever it is. But kernels leave out a decay of 0 and a scale of 1.
+    """
+    scale = recipe.loss_scale * recipe.batch
+    told = {
+        "loss": recipe.loss, "optimizer": recipe.optimizer, "batch": recipe.batch,
+        "trainable": ", ".join(recipe.trainable), "accumulate": recipe.accumulate, "gradients": recipe.gradients,
+        "momentum": "some" if recipe.momentum else "none", "weight_decay": "some" if recipe.weight_decay else "none",
+        "gradient_scale": "none" if scale == 1 else "some",
+    }  # fmt: skip
+    return {word: str(value) for word, value in told.items()}
+
+
 def measured_for(model: Path, recipe: Recipe, target: str) -> dict[str, str]:
-    """What cycles depend on: the same model, compiled by the same odl for the same recipe and target."""
-    return {"model_sha256": sha256(model), "recipe": str(recipe), "target": target, "odl": VERSION}
+    """What cycles depend on: the same model, compiled by the same odl for the same target and a recipe like this."""
+    return {"model_sha256": sha256(model), "target": target, "odl": VERSION, **shape_of(recipe)}
 
 
-def tuning_for(model: Path, recipe: Recipe, target: str) -> Tuning:
-    """What was measured for just this; nothing where there is no such file, or it is of another model or recipe."""
+def tuning_for(model: Path, recipe: Recipe, target: str, tell: Callable[[str], None] = lambda _: None) -> Tuning:
+    """What was measured for just this; nothing where there is no such file, or it is of something else.
+
+    `tell` gets a line about a file that there is: that it is used, or why not.
+    """
     if not find_target(target).l1_bytes or not model.is_file() or not cache_path(model).is_file():
         return Tuning()
-    found = read_tuning(cache_path(model))
-    return found if found.measured_for == measured_for(model, recipe, target) else Tuning()
+    found, wanted = read_tuning(cache_path(model)), measured_for(model, recipe, target)
+    other = [word for word in wanted if found.measured_for.get(word) != wanted[word]]
+    if other:
+        tell(f"{cache_path(model)} is not used, {_difference(other[0], found.measured_for, wanted)}")
+        return Tuning()
+    if not found.is_empty:
+        tell(f"{cache_path(model)}: kernels and tiles as they were measured")
+    return found
+
+
+def _difference(word: str, found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    if word not in found:
+        return f"it does not say for which {word} it was measured; measure anew by odl tune"
+    if word == "model_sha256":
+        return "the model has changed since it was measured"
+    return f"it was measured for {word} {found[word]}, this is {wanted[word]}"
 
 
 def tune(
     model: Path, recipe: Recipe, target: str, *, out: Path | None = None, jobs: int = 0,
-    timeout_s: float = 900.0, progress: Listener = lambda _name, _cycles: None,
+    timeout_s: float = 900.0, progress: Listener = lambda *_: None,
 ) -> Tuned:  # fmt: skip
     """Measure the candidates, `jobs` simulators at once (0: one a core), and write the best choices to `out`.
 
     What is measured is kept in `out` (default: `cache_path`) as it comes, so that an interrupted call goes on where it
-    was. Raises UsageError `not-tunable` for a target without local memory or cycles, and what compiling and running
-    raise.
+    was. Raises UsageError `not-tunable` for a folder and for a target without local memory or cycles, and what
+    compiling and running raise.
     """
     machine = find_target(target)
+    if model.is_dir():
+        why = "a folder keeps the kernels and tiles that it was built with"
+        raise UsageError("not-tunable", str(model), why, "tune the ONNX file that it was made from, then build again")
     if not machine.l1_bytes or machine.counter != "cycles":
         raise UsageError("not-tunable", target, "it has no tiles to choose, or no cycles to count", "use -t pulp-open")
     bench = _Bench(model, recipe, machine, out or cache_path(model), timeout_s)
     missing = [name for name in bench.candidates if name not in bench.known]
-    pool = ThreadPoolExecutor(jobs or os.cpu_count())
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(jobs or os.cpu_count(), initializer=subprocesses.heed, initargs=(stop,))
     try:
         under_way = {pool.submit(bench.measure, name): name for name in missing}
         for done in as_completed(under_way):
             bench.keep(under_way[done], done.result())
-            progress(under_way[done], done.result().whole)
+            progress(len(bench.known), bench.n_runs, under_way[done], done.result().whole)
     finally:
+        stop.set()  # after a signal or a refusal simulators are under way, for minutes
         pool.shutdown(cancel_futures=True)
     return bench.conclude(progress)
 
@@ -119,9 +157,11 @@ class _Bench:
 
     def __init__(self, model: Path, recipe: Recipe, target: Target, path: Path, timeout_s: float) -> None:
         self.model, self.recipe, self.target, self.path, self.timeout_s = model, recipe, target, path, timeout_s
+        compiled = api.compile_model(model, recipe, target.name)  # first: it says what is wrong with the file
         self.about = measured_for(model, recipe, target.name)
-        self.candidates = _candidates(api.compile_model(model, recipe, target.name), self.about)
+        self.candidates = _candidates(compiled, self.about)
         self.known: dict[str, Measured] = dict(self._read())
+        self.n_runs = len(self.candidates) + 1  # the last with the choices of all layers together
 
     def _read(self) -> Iterator[tuple[str, Measured]]:
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # else everything is measured anew
@@ -161,7 +201,7 @@ class _Bench:
         if mixed.choices:
             with suppress(FitError):
                 cycles = self._run(mixed).whole
-                progress("choices", cycles)
+                progress(self.n_runs, self.n_runs, "choices", cycles)
                 best, after = (mixed, cycles) if cycles < after else (best, after)
         self._write(best)
         return Tuned(best, base.whole, after, {name: each.whole for name, each in self.known.items()})

@@ -56,7 +56,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     command.params += [
         click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON."),
         click.Option(["-v", "--verbose"], is_flag=True, help="Say what is done; trace errors of odl itself."),
-        click.Option(["-q", "--quiet"], is_flag=True, help="Show no progress bar."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Show no progress, no notes."),
     ]
     return function
 
@@ -155,14 +155,15 @@ def _compile(console: Console, path: Path, recipe: RecipeFlags, target: str | No
     if (path / MARKER).is_file():
         origins, note = read_origins(path)
         wanted, machine = recipe.over(origins.recipe), target or origins.target
-        tuning = origins.tuning if (wanted, machine) == (origins.recipe, origins.target) else Tuning()
+        tuning, like = origins.tuning, autotune.shape_of(wanted) == autotune.shape_of(origins.recipe)
+        if not tuning.is_empty and not (like and machine == origins.target):
+            console.note(f"{path}: its tuning is not used, it was measured for another recipe or target")
+            tuning = Tuning()
         compiled = api.compile_model(origins.model, wanted, machine, tuning)
         console.facts["model_sha256"] = str(note.get("model_sha256", ""))
     else:
         wanted, machine = recipe.over(Recipe()), target or DEFAULT.name
-        tuning = autotune.tuning_for(path, wanted, machine)
-        if not tuning.is_empty:
-            console.log(f"{autotune.cache_path(path)}: kernels and tiles as they were measured")
+        tuning = autotune.tuning_for(path, wanted, machine, console.note)
         compiled = api.compile_model(path, wanted, machine, tuning)
         console.facts["model_sha256"] = sha256(path)
     took = time.monotonic() - started
@@ -273,7 +274,7 @@ def verify(
     compiled = _compile(console, model, recipe, target)
     with console.progress(steps) as advance:
         verdict = api.verify(compiled, data, steps, on or "", advance, timeout)
-    result = results.verified(compiled, machine_for(compiled.target, on or "").name, verdict)
+    result = results.verified(compiled, machine_for(compiled.target, on or "").simulator, verdict)
     console.answer(result, render.verified)
     found = verdict.first_difference
     if found:
@@ -294,7 +295,7 @@ def eval_(console: Console, model: Path, target: str | None, on: str, data: Path
     compiled = _compile(console, model, recipe, target)
     weights = api.load_weights(model, compiled) if trained else None
     result = api.evaluate(compiled, data, weights, on)
-    console.answer({"on": on if on == "numpy" else machine_for(compiled.target, on).name, **result}, render.evaluated)
+    console.answer({"on": on, **result}, render.evaluated)
 
 
 @verb
@@ -310,7 +311,13 @@ def export(console: Console, run_folder: Path, output: Path) -> None:
 
 @verb
 @_model
-@_target
+@click.option(
+    "-t",
+    "--target",
+    default=PULP_OPEN.name,
+    type=click.Choice(list(TARGETS)),
+    help=f"One whose cycles can be counted.  [{PULP_OPEN.name}]",
+)
 @click.option(
     "-o", "--output", type=_path, help="The file to keep it in.  [MODEL's name, .tune.json, where build looks]"
 )
@@ -320,19 +327,17 @@ def export(console: Console, run_folder: Path, output: Path) -> None:
 )
 @recipe_options
 def tune(
-    console: Console, model: Path, target: str | None, output: Path | None, jobs: int, timeout: float,
-    recipe: RecipeFlags,
-) -> None:  # fmt: skip
-    """Measure kernels and tiles of MODEL on the simulator, keep each layer's fastest; no bit depends on them."""
-    wanted, machine = recipe.over(Recipe()), target or PULP_OPEN.name
+    console: Console, model: Path, target: str, output: Path | None, jobs: int, timeout: float, recipe: RecipeFlags
+) -> None:
+    """Measure kernels and tiles of MODEL, an ONNX file, on the simulator; keep each layer's fastest. No bit changes."""
 
-    def tell(name: str, cycles: int) -> None:
-        console.log(f"{name}: {f'{cycles:,} cycles' if cycles >= 0 else 'does not fit'}")
+    def tell(number: int, of: int, name: str, cycles: int) -> None:
+        console.note(f"{number} of {of}: {name}, {f'{cycles:,} cycles' if cycles >= 0 else 'does not fit'}")
 
-    found = autotune.tune(model, wanted, machine, out=output, jobs=jobs, timeout_s=timeout, progress=tell)
+    found = autotune.tune(model, recipe.over(Recipe()), target, out=output, jobs=jobs, timeout_s=timeout, progress=tell)
     console.facts["model_sha256"] = sha256(model)
     path = output or autotune.cache_path(model)
-    console.answer(results.tuned(found, machine, str(path)), render.tuned)
+    console.answer(results.tuned(found, target, str(path)), render.tuned)
 
 
 @verb

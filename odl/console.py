@@ -39,6 +39,11 @@ class Console:
         if not self.as_json:
             click.echo(printable(text))
 
+    def note(self, text: str) -> None:
+        """A line for all but those who said -q."""
+        if self.verbosity >= 0:
+            click.echo(printable(text), err=True)
+
     def log(self, text: str) -> None:
         """A line for those who said -v."""
         if self.verbosity > 0:

@@ -162,10 +162,10 @@ def _order(entry: Result, size: int, kept: int) -> str:
 
 
 def _tiled(tiles: Result | None) -> tuple[object, ...]:
-    """How often a node is called, along which axis, what a call has in L1, what moves; nothing for a view."""
+    """How often a node is called, if often along which axis, what a call has in L1, what moves; nothing for a view."""
     if not tiles:
         return ("",) * 4
-    cut = "" if tiles["axis"] is None else f" (axis {tiles['axis']})"
+    cut = "" if tiles["axis"] is None or tiles["calls"] == 1 else f" (axis {tiles['axis']})"
     return f"{tiles['calls']}{cut}", tiles["l1_bytes"], tiles["dma_in_bytes"], tiles["dma_out_bytes"]
 
 

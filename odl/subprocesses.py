@@ -7,11 +7,26 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO
+
+_thread = threading.local()
+
+
+class Stopped(Exception):  # noqa: N818  not an error: another thread wants this one's child to end
+    """Raised where a thread waits for its child after the event that it heeds was set."""
+
+
+def heed(stop: threading.Event) -> None:
+    """From now on this thread's waits for a child raise Stopped once `stop` is set, so that no block outlasts it.
+
+    A signal unwinds the main thread alone; each other one has to end its own child, which it alone may wait for.
+    """
+    _thread.stop = stop
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,10 @@ class Child:
             self._process.wait()
 
     def wait(self, timeout_s: float) -> int | None:
-        """The exit status, or None if the child still runs after `timeout_s`."""
+        """The exit status, or None if the child still runs after `timeout_s`. Raises Stopped: see `heed`."""
+        stop = getattr(_thread, "stop", None)
+        if stop and stop.is_set():
+            raise Stopped
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:

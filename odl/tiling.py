@@ -233,7 +233,7 @@ class _Tiling:
             "tile-too-large", node.layer,
             f"{node.op.name} needs {least:,} bytes next to the cores of {self.capacity:,}: "
             f"{least - self.capacity:,} are missing; its largest tensor is {largest.value}, {largest.type}",
-            "choose a target with more local memory",
+            "give this layer fewer channels or pixels, or put a pool before it",
         )  # fmt: skip
 
     def call(self, node: Node, tile: Tile, cut: Slice | None) -> TileCall:

@@ -28,7 +28,8 @@ from odl.elf import read_elf
 from odl.errors import FitError, OdlError, Problem, ToolError
 from odl.targets.base import Target
 from odl.targets.pulp import HOW_TO_INSTALL as GVSOC_HINT
-from odl.targets.pulp import find_gvsoc
+from odl.targets.pulp import WITHOUT as WITHOUT_GVSOC
+from odl.targets.pulp import find_gvsoc, why_no_gvsoc
 from odl.targets.qemu import HOW_TO_INSTALL as QEMU_HINT
 from odl.targets.qemu import OLDEST as OLDEST_QEMU
 from odl.targets.qemu import find_qemu, qemu_version
@@ -372,5 +373,5 @@ def _qemu_status() -> ToolStatus:
 
 def _gvsoc_status() -> ToolStatus:
     path = find_gvsoc()
-    hint = "" if path else f"optional, for target pulp-open: {GVSOC_HINT}"
+    hint = "" if path else f"{why_no_gvsoc()}; optional, for target pulp-open: {GVSOC_HINT}; {WITHOUT_GVSOC}"
     return ToolStatus("GVSoC", bool(path), "", str(path or ""), hint)

@@ -7,8 +7,8 @@ model of `tiling` decides alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Knobs:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Choices by "layer/phase", and what they were measured for: SHA-256 of the model, target and recipe as text.
+    """Choices by "layer/phase", and what they were measured for, in words (`autotune.measured_for`).
 
     `gap`: what a later call reads again within so many calls stays in the local memory before anything comes early.
     """
@@ -72,22 +72,51 @@ class Tuning:
 
 
 def tuning_from_json(note: Mapping[str, Any], measured_for: Mapping[str, str]) -> Tuning:
-    """What `as_json` made. Raises ValueError, TypeError or AttributeError where it is no such thing."""
-    choices = {str(key): Knobs(**knobs) for key, knobs in note.get("choices", {}).items()}
-    wrong = next((f"{key}: {text}" for key, knobs in choices.items() if (text := knobs.problems())), "")
-    gap = int(note.get("gap", Tuning.gap))
-    if wrong or not 0 <= gap <= 1000:
-        raise ValueError(wrong or f"gap {gap} is not within 0 and 1000")
+    """What `as_json` made. Raises ValueError, in words for who wrote it, where it is no such thing."""
+    _fields(note, "tuning", {"gap": int, "choices": dict})
+    choices = {key: _knobs(key, knobs) for key, knobs in note.get("choices", {}).items()}
+    gap = note.get("gap", Tuning.gap)
+    if not 0 <= gap <= 1000:
+        raise ValueError(f"gap {gap} is not within 0 and 1000")
     return Tuning(choices, measured_for, gap)
+
+
+def _knobs(key: str, note: Any) -> Knobs:
+    knobs = Knobs(**_fields(note, key, {each.name: type(each.default) for each in fields(Knobs)}))
+    if problem := knobs.problems():
+        raise ValueError(f"{key}: {problem}")
+    return knobs
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "a text", dict: "an object"}
+
+
+def _fields(note: Any, where: str, kinds: Mapping[str, type], needed: Sequence[str] = ()) -> Mapping[str, Any]:
+    """`note`, an object with no other fields than `kinds` and of these types. Raises ValueError."""
+    if not isinstance(note, dict):
+        raise ValueError(f"{where} is no object")
+    for name in needed:
+        if name not in note:
+            raise ValueError(f"{where} lacks {name}")
+    for name, value in note.items():
+        if name not in kinds:
+            raise ValueError(f"{where} has an unknown word {name!r}; known: {', '.join(kinds)}")
+        allowed = (int, float) if kinds[name] is float else kinds[name]
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise ValueError(f"{where}: {name} is {value!r}, not {_KINDS[kinds[name]]}")
+    return note
 
 
 def read_tuning(path: Path) -> Tuning:
     """A file that `odl tune` wrote. Raises UsageError `bad-tuning`."""
     try:
-        note: dict[str, Any] = json.loads(path.read_text())
+        kinds = {"schema_version": int, "for": dict, "tuning": dict, "measured": dict}
+        note = _fields(json.loads(path.read_text()), "it", kinds, ("schema_version", "for", "tuning"))
         if note["schema_version"] != SCHEMA:
-            raise ValueError(f"schema version {note['schema_version']} is not {SCHEMA}")
-        about = {str(key): str(value) for key, value in note["for"].items()}
-        return tuning_from_json(note["tuning"], about)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError("bad-tuning", str(path), f"is no tuning: {error}", "make it anew by odl tune") from error
+            raise ValueError(f"its schema_version is {note['schema_version']}, not {SCHEMA}")
+        return tuning_from_json(note["tuning"], _fields(note["for"], "for", dict.fromkeys(note["for"], str)))
+    except OSError as error:
+        raise UsageError("bad-tuning", str(path), f"cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        why = "it is no JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
+        raise UsageError("bad-tuning", str(path), f"is no tuning: {why}", "make it anew by odl tune") from error

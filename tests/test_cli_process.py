@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,31 @@ def test_a_signal_leaves_no_child(model: Path, data: Path, tmp_path: Path, numbe
     assert child.returncode == exit_code
     assert list(running(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_ends_the_simulators_of_tune(tmp_path: Path) -> None:
+    """One that never ends stands in for GVSoC, two at once."""
+    path, never = tmp_path / "cnn.onnx", tmp_path / "gvrun"
+    onnx.save(cnn(), path)
+    never.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/pids\nexec sleep 600\n")
+    never.chmod(0o755)
+    (tmp_path / "scratch").mkdir()
+    environment = {"ODL_GVSOC": str(never), "TMPDIR": str(tmp_path / "scratch")}
+    with process("tune", path, "-j", 2, stderr=subprocess.PIPE, env=environment) as child:
+        deadline = time.monotonic() + 60
+        while len(started(tmp_path)) < 2 and time.monotonic() < deadline and child.poll() is None:
+            time.sleep(0.1)
+        pids = started(tmp_path)
+        child.send_signal(signal.SIGTERM)
+        child.communicate(timeout=20)
+    assert (child.returncode, len(pids)) == (143, 2)
+    assert [pid for pid in started(tmp_path) if Path(f"/proc/{pid}").exists()] == []
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def started(folder: Path) -> list[str]:
+    """The processes that noted themselves."""
+    return (folder / "pids").read_text().split() if (folder / "pids").exists() else []
 
 
 def running(folder: Path) -> Iterator[str]:

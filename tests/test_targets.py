@@ -445,7 +445,7 @@ def test_a_cluster_is_played_where_it_is_not_simulated() -> None:
     [
         ("gvrun", "gvrun"), ("built", "built/install/bin/gvrun"), ("built/install", "built/install/bin/gvrun"),
         ("built/install/bin/gvsoc", "built/install/bin/gvrun"), ("alone/gvsoc", "alone/gvsoc"), ("empty", None),
-        ("missing", None), ("", "path/gvrun"),
+        ("missing", None), ("", "path/gvrun"), ("path", "path/gvrun"),
     ],
 )  # fmt: skip
 def test_gvsoc_is_found(chosen: str, found: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,7 +461,9 @@ def test_gvsoc_is_found(chosen: str, found: str | None, tmp_path: Path, monkeypa
     if not found:
         error = refusal(lambda: simulator_for(PULP).run(tmp_path / "runner.elf", job()))
         assert (type(error), error.code) == (ToolError, "simulator-missing")
-        assert "ODL_GVSOC" in str(error)
+        looked = {"empty": "where there is no gvrun", "missing": "which is no program"}[chosen]
+        assert f"gvrun: ODL_GVSOC is {tmp_path / chosen}, {looked}\n" in str(error)
+        assert str(error).endswith("; or --on qemu: the same bits, without cycles, which tune needs")
 
 
 @pytest.mark.gvsoc

@@ -142,6 +142,8 @@ def test_doctor_says_what_is_there_and_what_is_not(bench: Callable[..., Path], m
     for name in ("compiler for qemu-zhinx", "compiler for qemu-zfh", "QEMU", "GVSoC"):
         assert not lines[name].found
         assert lines[name].hint
+    assert lines["GVSoC"].hint.startswith("GVSoC is neither in ODL_GVSOC nor on PATH; optional, ")
+    assert "--on qemu" in lines["GVSoC"].hint
 
 
 # --- compiling --------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,8 +148,50 @@ def test_every_layer_takes_its_cheapest(model: Path, monkeypatch: pytest.MonkeyP
     assert {knobs.part for key, knobs in found.tuning.choices.items() if key.endswith("/forward")} == {0.8}
     assert read_tuning(autotune.cache_path(model)) == found.tuning
     assert autotune.tuning_for(model, RECIPE, "pulp-open") == found.tuning
-    assert autotune.tuning_for(model, replace(RECIPE, lr=0.5), "pulp-open").is_empty
     assert autotune.tuning_for(model, RECIPE, "qemu-zhinx").is_empty
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"lr": 0.5}, ""), ({"seed": 3}, ""), ({"momentum": 0.5}, "measured for momentum none, this is some"),
+     ({"batch": 4}, "measured for batch 1, this is 4"), ({"loss_scale": 8.0}, "gradient_scale none, this is some"),
+     ({"weight_decay": 0.1}, "weight_decay none"), ({"trainable": ("fc",)}, "trainable *, this is fc"),
+     ({"gradients": "fp16"}, "gradients fp32"), ({"accumulate": "fp16"}, "accumulate fp32")],
+    ids=str,
+)  # fmt: skip
+def test_a_tuning_serves_what_calls_the_same_kernels(model: Path, change: dict[str, Any], why: str) -> None:
+    tuning = Tuning({"fc/forward": Knobs(part=0.5)}, autotune.measured_for(model, RECIPE, "pulp-open"))
+    autotune.cache_path(model).write_text(tuning.text())
+    told: list[str] = []
+    found = autotune.tuning_for(model, replace(RECIPE, **change), "pulp-open", told.append)
+    assert (found == tuning, found.is_empty) == (not why, bool(why))
+    assert (why or "as they were measured") in told[0]
+
+
+def test_a_tuning_that_is_not_used_is_told(model: Path) -> None:
+    """Of another model; of an odl that noted less; not with -q, and not where the target has no tiles."""
+    about = autotune.measured_for(model, Recipe(), "pulp-open")
+    for change, why in (
+        ({**about, "model_sha256": "0"}, "the model has changed since"),
+        ({word: text for word, text in about.items() if word != "loss"}, "it does not say for which loss"),
+    ):
+        autotune.cache_path(model).write_text(Tuning({}, change).text())
+        assert CliRunner().invoke(cli, ["check", str(model)]).stderr == ""
+        arguments = ["plan", str(model), "-t", "pulp-open"]
+        assert f"net.tune.json is not used, {why}" in CliRunner().invoke(cli, arguments).stderr
+        assert CliRunner().invoke(cli, [*arguments, "-q"]).stderr == ""
+
+
+def test_progress_is_told_a_line_a_measurement(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "train", Simulated())
+    finished = CliRunner().invoke(cli, ["tune", str(model), "-j", "1", "--json"])
+    told = finished.stderr.splitlines()
+    assert json.loads(finished.stdout)["target"] == "pulp-open"
+    assert [line.split(": ")[0] for line in told] == [f"{n} of {len(told)}" for n in range(1, len(told) + 1)]
+    assert told[0].startswith(f"1 of {len(told)}: cost model, ")
+    assert told[-1].split(": ")[1].startswith("choices, ")
+    autotune.cache_path(model).unlink()
+    assert CliRunner().invoke(cli, ["tune", str(model), "-q"]).stderr == ""
 
 
 def test_kernels_are_offered_to_layers_that_may_gain(model: Path, small: Path) -> None:
@@ -189,26 +232,58 @@ def test_an_interrupted_call_goes_on(model: Path, monkeypatch: pytest.MonkeyPatc
     assert rest.runs == n_missing + 1, "the choices together are one more"
 
 
+def tuning_text(tuning: object) -> str:
+    return json.dumps({"schema_version": 2, "for": {}, "tuning": tuning})
+
+
 @pytest.mark.parametrize(
-    "text",
-    ["", "{}", '{"schema_version": 1, "for": {}, "tuning": {}}',
-     '{"schema_version": 2, "for": {}, "tuning": {"gap": -1}}',
-     '{"schema_version": 2, "for": {}, "tuning": {"choices": {"a/b": {"part": 7}}}}',
-     '{"schema_version": 2, "for": {}, "tuning": {"choices": {"a/b": {"kernel": "magic"}}}}',
-     '{"schema_version": 2, "for": {}, "tuning": {"choices": {"a/b": {"wings": 2}}}}'],
+    ("text", "why"),
+    [("", "it is no JSON"), ("[]", "it is no object"), ("{}", "it lacks schema_version"),
+     ('{"schema_version": 2, "for": {}}', "it lacks tuning"),
+     ('{"schema_version": 1, "for": {}, "tuning": {}}', "its schema_version is 1, not 2"),
+     ('{"schema_version": 2, "for": {"loss": 1}, "tuning": {}}', "for: loss is 1, not a text"),
+     (tuning_text([]), "it: tuning is [], not an object"),
+     (tuning_text({"gap": -1}), "gap -1 is not within 0 and 1000"),
+     (tuning_text({"gap": 1.5}), "tuning: gap is 1.5, not a whole number"),
+     (tuning_text({"gaps": 1}), "tuning has an unknown word 'gaps'; known: gap, choices"),
+     (tuning_text({"choices": {"a/b": 1}}), "a/b is no object"),
+     (tuning_text({"choices": {"a/b": {"part": 7}}}), "a/b: part 7 is not within 0.1 and 1"),
+     (tuning_text({"choices": {"a/b": {"part": "1"}}}), "a/b: part is '1', not a number"),
+     (tuning_text({"choices": {"a/b": {"axis": 1.5}}}), "a/b: axis is 1.5, not a whole number"),
+     (tuning_text({"choices": {"a/b": {"axis": True}}}), "a/b: axis is True, not a whole number"),
+     (tuning_text({"choices": {"a/b": {"pieces": 2.5}}}), "a/b: pieces is 2.5, not a whole number"),
+     (tuning_text({"choices": {"a/b": {"kernel": "magic"}}}), "a/b: kernel 'magic' is none"),
+     (tuning_text({"choices": {"a/b": {"wings": 2}}}), "unknown word 'wings'; known: part, axis, pieces, kernel")],
 )  # fmt: skip
-def test_a_file_that_is_no_tuning_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_no_tuning_is_refused(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "x.tune.json"
     path.write_text(text)
     with pytest.raises(UsageError) as refused:
         read_tuning(path)
-    assert refused.value.problems[0].code == "bad-tuning"
+    (problem,) = refused.value.problems
+    assert problem.code == "bad-tuning"
+    assert problem.why.startswith("is no tuning: ")
+    assert problem.why.endswith(why)
 
 
 def test_a_flat_target_is_refused(model: Path) -> None:
     with pytest.raises(UsageError) as refused:
         autotune.tune(model, RECIPE, "qemu-zhinx")
     assert refused.value.problems[0].code == "not-tunable"
+
+
+def test_what_is_no_onnx_file_is_refused(model: Path, tmp_path: Path) -> None:
+    """A folder of ours has its tuning already; of others the importer says what is wrong."""
+    api.build(api.compile_model(model, RECIPE, "host"), tmp_path / "c")
+    for path, code in ((tmp_path / "c", "not-tunable"), (tmp_path / "none.onnx", "file-missing")):
+        finished = CliRunner().invoke(cli, ["tune", str(path)])
+        assert f"error: {code}: {path}" in finished.stderr
+
+
+def test_help_tells_the_target_that_is_tuned(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "[pulp-open]" in CliRunner().invoke(cli, ["tune", "--help"]).output
+    monkeypatch.setattr(api, "train", Simulated())
+    assert json.loads(CliRunner().invoke(cli, ["tune", str(model), "--json"]).stdout)["target"] == "pulp-open"
 
 
 def test_build_uses_what_was_chosen_and_notes_it(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +296,8 @@ def test_build_uses_what_was_chosen_and_notes_it(model: Path, tmp_path: Path, mo
     origins, _ = read_origins(tmp_path / "c")
     assert (dict(origins.tuning.choices), origins.tuning.gap) == (dict(found.tuning.choices), found.tuning.gap)
     assert api.open_folder(tmp_path / "c").tuning == origins.tuning
+    assert "its tuning is not used" in CliRunner().invoke(cli, ["plan", str(tmp_path / "c"), "--batch=2"]).stderr
+    assert CliRunner().invoke(cli, ["plan", str(tmp_path / "c"), "--lr=0.5"]).stderr == ""
 
 
 @pytest.mark.gvsoc

@@ -20,6 +20,7 @@ from odl.targets.simulate import Dialect, simulate
 from odl.wire import Job, Log, Record
 
 HOW_TO_INSTALL = "build github.com/gvsoc/gvsoc for pulp-open, and set ODL_GVSOC to its folder or its gvrun"
+WITHOUT = "or --on qemu: the same bits, without cycles, which tune needs"
 
 _CORES = 8
 _L1_BYTES = 52 << 10  # of 64 KiB: eight stacks take 8, constants and the runner's variables the rest
@@ -84,7 +85,7 @@ def find_gvsoc() -> Path | None:
     """gvrun: from `$ODL_GVSOC`, a program or a folder that has one, else from PATH. A `gvsoc` has gvrun beside it."""
     chosen = os.environ.get("ODL_GVSOC")
     if chosen and Path(chosen).is_dir():
-        names = [str(Path(chosen, *parts, "gvrun")) for parts in (("bin",), ("install", "bin"))]
+        names = [str(Path(chosen, *parts, "gvrun")) for parts in (("bin",), ("install", "bin"), ())]
     else:
         names = [chosen] if chosen else ["gvrun", "gvsoc"]
     found = next((path for path in map(shutil.which, names) if path), None)
@@ -93,6 +94,14 @@ def find_gvsoc() -> Path | None:
     path = Path(found).absolute()
     beside = path.resolve().with_name("gvrun")
     return beside if path.name == "gvsoc" and beside.exists() else path
+
+
+def why_no_gvsoc() -> str:
+    """What `find_gvsoc` looked at in vain."""
+    chosen = os.environ.get("ODL_GVSOC")
+    if not chosen:
+        return "GVSoC is neither in ODL_GVSOC nor on PATH"
+    return f"ODL_GVSOC is {chosen}, {'where there is no gvrun' if Path(chosen).is_dir() else 'which is no program'}"
 
 
 def banks_are_modelled() -> bool:
@@ -111,8 +120,7 @@ class Gvsoc(Simulator):
         """The command line; writes what it needs into `workdir`. Raises ToolError `simulator-missing`."""
         program = find_gvsoc()
         if not program:
-            where = os.environ.get("ODL_GVSOC") or "gvrun"
-            raise ToolError("simulator-missing", where, "GVSoC is neither in ODL_GVSOC nor on PATH", HOW_TO_INSTALL)
+            raise ToolError("simulator-missing", "gvrun", why_no_gvsoc(), f"{HOW_TO_INSTALL}; {WITHOUT}")
         target = ["--target=pulp-open"]
         if self.bank_conflicts:
             (workdir / f"{_BANKS_MODULE}.py").write_text(_BANKS)
