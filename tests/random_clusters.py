@@ -1,18 +1,40 @@
-"""Random small networks for a cluster whose L1 is so small that they are cut into tiles: each is its seed."""
+"""Random small networks for a cluster whose L1 is so small that they are cut into tiles.
+
+Drawn by a seed, so that each has a number and they can run side by side, or by hypothesis, which makes a failing one
+small.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from random_models import Net
 
 from odl import Recipe
 from odl.targets import Target
 from odl.targets.pulp import PULP_OPEN
+
+
+class Draws:
+    """The words of NumPy's generator that networks are drawn by, said to hypothesis."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self._draw = draw
+
+    def integers(self, low: int, high: int | None = None, size: int | None = None) -> int | list[int]:
+        numbers = st.integers(0, low - 1) if high is None else st.integers(low, high - 1)
+        return self._draw(numbers) if size is None else [self._draw(numbers) for _ in range(size)]
+
+    def random(self) -> float:
+        return self._draw(st.integers(0, 99)) / 100
+
+
+Rng = np.random.Generator | Draws
 
 
 @dataclass(frozen=True)
@@ -35,15 +57,23 @@ class Case:
 
 
 def case(seed: int) -> Case:
-    """One to four layers over an image, then a dense layer and Softmax.
-
-    Every other image is of 1 to 40 channels and sides of 1 to 20; the others are wide, with fewer channels, so that a
-    few rows of them, or a few channels, are what fits.
-    """
+    """Every other one has a wide image of few channels: a few rows of it, or a few channels, are what fits."""
     rng = np.random.default_rng([seed, 31])
-    ranges = ((2, 16), (16, 32), (16, 32)) if seed % 2 else ((1, 40), (1, 20), (1, 20))
+    return _drawn(rng, rng, seed, ((2, 16), (16, 32), (16, 32)) if seed % 2 else _RANGES)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    return _drawn(Draws(draw), np.random.default_rng(0), 0, _RANGES)
+
+
+_RANGES = ((1, 40), (1, 20), (1, 20))  # channels, height, width
+
+
+def _drawn(rng: Rng, weights: np.random.Generator, seed: int, ranges: Sequence[tuple[int, int]]) -> Case:
+    """One to four layers over an image, then a dense layer and Softmax."""
     shape = tuple(int(rng.integers(least, most + 1)) for least, most in ranges)
-    net = Net(rng, shape)
+    net = Net(weights, shape)
     for _ in range(rng.integers(1, 5)):
         LAYERS[rng.integers(len(LAYERS))](rng, net)
     classes = int(rng.integers(2, 12))
@@ -60,7 +90,7 @@ def case(seed: int) -> Case:
     return Case(seed, model, classes, _recipe(rng), int(rng.integers(1, 9)))
 
 
-def _recipe(rng: np.random.Generator) -> Recipe:
+def _recipe(rng: Rng) -> Recipe:
     return Recipe(
         lr=0.05,
         momentum=(0.0, 0.9)[rng.integers(2)],
@@ -76,17 +106,17 @@ def _weight(net: Net, shape: tuple[int, ...]) -> str:
     return net.weight(shape, float(np.prod(shape[1:])) ** -0.5)
 
 
-def _convolution(rng: np.random.Generator, net: Net) -> None:
+def _convolution(rng: Rng, net: Net) -> None:
     _windows(rng, net, 1, int(rng.integers(1, 25 if min(net.shape[1:]) > 12 else 41)))
 
 
-def _depthwise(rng: np.random.Generator, net: Net) -> None:
+def _depthwise(rng: Rng, net: Net) -> None:
     """One output a channel, or two."""
     channels = net.shape[0]
     _windows(rng, net, channels, channels * (2 if rng.random() < 0.2 else 1))
 
 
-def _windows(rng: np.random.Generator, net: Net, group: int, out: int) -> None:
+def _windows(rng: Rng, net: Net, group: int, out: int) -> None:
     channels, *image = net.shape
     size = [int(rng.integers(1, min(3, side) + 1)) for side in image]
     stride = [int(side) for side in rng.integers(1, 3, 2)]
@@ -97,11 +127,11 @@ def _windows(rng: np.random.Generator, net: Net, group: int, out: int) -> None:
     net.add("Conv", inputs, (out, *new), strides=stride, pads=pads, group=group)
 
 
-def _relu(_rng: np.random.Generator, net: Net) -> None:
+def _relu(_rng: Rng, net: Net) -> None:
     net.add("Relu", [], net.shape)
 
 
-def _pool(rng: np.random.Generator, net: Net) -> None:
+def _pool(rng: Rng, net: Net) -> None:
     channels, *image = net.shape
     size = [int(rng.integers(1, min(3, side) + 1)) for side in image]
     stride = [int(side) for side in rng.integers(1, 4, 2)]
@@ -109,7 +139,7 @@ def _pool(rng: np.random.Generator, net: Net) -> None:
     net.add(("MaxPool", "AveragePool")[rng.integers(2)], [], (channels, *new), kernel_shape=size, strides=stride)
 
 
-def _residual(rng: np.random.Generator, net: Net) -> None:
+def _residual(rng: Rng, net: Net) -> None:
     """A sum of an image, and of a convolution of it that keeps its shape."""
     branch, shape = net.last, net.shape
     channels = shape[0]
@@ -119,14 +149,14 @@ def _residual(rng: np.random.Generator, net: Net) -> None:
     net.add("Add", [branch], shape)
 
 
-def _beside(rng: np.random.Generator, net: Net) -> None:
+def _beside(rng: Rng, net: Net) -> None:
     """The channels of an image, and behind them those of its Relu."""
     branch, (channels, *image) = net.last, net.shape
     _relu(rng, net)
     net.add("Concat", [branch], (2 * channels, *image), axis=1)
 
 
-def _turned(_rng: np.random.Generator, net: Net) -> None:
+def _turned(_rng: Rng, net: Net) -> None:
     """Rows and columns exchanged."""
     channels, height, width = net.shape
     net.add("Transpose", [], (channels, width, height), perm=[0, 1, 3, 2])
