@@ -58,6 +58,4 @@ def _bytes(array: Array) -> npt.NDArray[np.uint8]:
 def _places(buffer: Buffer) -> npt.NDArray[np.int64]:
     """The bytes of a persistent tensor that a buffer holds."""
     n_bytes = buffer.type.n_bytes
-    part = buffer.part or Region(0, 1, n_bytes, n_bytes)
-    rows = part.offset + np.arange(part.n_rows) * part.stride_bytes
-    return (rows[:, None] + np.arange(part.row_bytes)).ravel()
+    return (buffer.part or Region(0, 1, n_bytes, n_bytes)).places()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from odl.program import LOCAL, Buffer, Call, Move, Statement
 
@@ -18,7 +18,6 @@ class TiledNode:
     l1_bytes: int = 0
     dma_in_bytes: int = 0
     dma_out_bytes: int = 0
-    _lying: set[tuple[int, int]] = field(default_factory=set)
 
 
 def tiled_nodes(statements: Sequence[Statement]) -> dict[str, TiledNode]:

@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+import numpy.typing as npt
+
 from odl.errors import FitError
 from odl.graph import Graph, Node, Operator, Slice, Tile
 from odl.tuning import Tuning
@@ -49,6 +52,11 @@ class Region:
     def __str__(self) -> str:
         rows = f"{self.n_rows}x" if self.n_rows > 1 else ""
         return f"{self.offset}+{rows}{self.row_bytes}" + (f"/{self.stride_bytes}" if rows else "")
+
+    def places(self) -> npt.NDArray[np.int64]:
+        """The bytes of the tensor, row by row."""
+        rows = self.offset + np.arange(self.n_rows) * self.stride_bytes
+        return (rows[:, None] + np.arange(self.row_bytes)).ravel()
 
     def meets(self, other: Region) -> bool:
         """Whether the two share a byte; may say yes for two patterns of different strides that do not."""

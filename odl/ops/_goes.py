@@ -9,14 +9,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
+from odl import fp16
 from odl.fp16 import Accumulate
 from odl.graph import Kernel, Operator, Slice, Tile
 from odl.types import Array, DType, Shape, TensorType
 
 NOTHING = Slice(0, 0, 0)
+T = TypeVar("T", bound=Operator)
 
 
 def sums_type(shape: Shape, accumulate: Accumulate) -> TensorType:
@@ -29,6 +32,23 @@ def start_sums(shape: Shape, accumulate: Accumulate) -> Array:
     """Sums of `shape` before the first go, all +0."""
     type_ = sums_type(shape, accumulate)
     return np.zeros(type_.shape, type_.dtype.numpy)
+
+
+def finished(sums: Array, accumulate: Accumulate, dtype: DType) -> Array:
+    """What sums come to: two lanes of binary16 are added, and binary32 is rounded to binary16 if `dtype` is that."""
+    if accumulate is Accumulate.FP16:
+        sums = fp16.add16(sums[..., 0], sums[..., 1]).astype(np.float32)
+    return sums if dtype is DType.F32 else fp16.half(sums)
+
+
+def each_go(
+    begin: type[T], later: type[T], end: type[T], n_goes: int, accumulate: Accumulate, dtype: DType
+) -> list[type[T]]:
+    """Which operator makes each go; the last one is an `end` where the gradient is not the sums themselves."""
+    kinds = [begin, *[later] * (n_goes - 1)]
+    if (accumulate, dtype) != (Accumulate.FP32, DType.F32):
+        kinds[-1] = end
+    return kinds
 
 
 def cut_evenly(axis: int, size: int, n_parts: int) -> list[Slice]:

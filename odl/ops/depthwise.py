@@ -18,7 +18,7 @@ from odl import fp16
 from odl.errors import ModelError
 from odl.fp16 import Accumulate
 from odl.graph import Builder, Kernel, Node, Operator, Phase, Slice, Tile
-from odl.ops._goes import Go, Summing, cut_evenly, start_sums, sums_type
+from odl.ops._goes import Go, Summing, cut_evenly, each_go, finished, start_sums, sums_type
 from odl.ops._importer import Sample
 from odl.ops._windows import Window, hits
 from odl.ops.row_sum import WeightRowSum
@@ -194,7 +194,7 @@ class DepthwiseWeightGradient(Summing):
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         dy, x = inputs
-        return (self._finished(self.add_up(dy, x, self.start(dy))),)
+        return (finished(self.add_up(dy, x, self.start(dy)), self.accumulate, self.dtype),)
 
     def start(self, dy: Array) -> Array:
         return start_sums((*self.window.size, dy.shape[3]), self.accumulate)
@@ -207,11 +207,6 @@ class DepthwiseWeightGradient(Summing):
         seen = np.moveaxis(taps.reshape(-1, len(pixels), n_outputs), 1, 0)
         lanes = sums.reshape(-1, *sums.shape[2:])
         return fp16.continue_sums(seen, pixels, lanes, self.accumulate).reshape(sums.shape)
-
-    def _finished(self, sums: Array) -> Array:
-        if self.accumulate is Accumulate.FP16:
-            sums = fp16.add16(sums[..., 0], sums[..., 1]).astype(np.float32)
-        return sums if self.dtype is DType.F32 else fp16.half(sums)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         unpadded = _in_words(self.window, inputs[1], inputs[0])
@@ -236,9 +231,8 @@ class DepthwiseWeightGradient(Summing):
         parts = cut_evenly(1, dy.shape[1], n_goes)
         if len(parts) == 1 or not _in_words(self.window, x, dy):
             return ()
-        kinds = [DepthwiseSumsBegin, *[DepthwiseSumsContinue] * (len(parts) - 1)]
-        if (self.accumulate, self.dtype) != (Accumulate.FP32, DType.F32):
-            kinds[-1] = DepthwiseSumsEnd
+        classes = DepthwiseSumsBegin, DepthwiseSumsContinue, DepthwiseSumsEnd
+        kinds = each_go(*classes, len(parts), self.accumulate, self.dtype)
         fields = (self.window, self.accumulate, self.dtype)
         return [kind(*fields, part=part) for kind, part in zip(kinds, parts, strict=True)]
 
@@ -283,7 +277,7 @@ class DepthwiseSumsEnd(_Sums):
         return (TensorType((*self.window.size, inputs[0].shape[3]), self.dtype),)
 
     def left(self, sums: Array) -> Array:
-        return self._finished(sums)
+        return finished(sums, self.accumulate, self.dtype)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         kernel = super().kernel(inputs, outputs)

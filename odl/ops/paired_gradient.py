@@ -15,7 +15,7 @@ import numpy as np
 from odl import fp16
 from odl.fp16 import Accumulate
 from odl.graph import Kernel, Operator, Phase, Slice, Tile
-from odl.ops._goes import Go, Summing, cut_evenly, start_sums, sums_type
+from odl.ops._goes import Go, Summing, cut_evenly, each_go, finished, start_sums, sums_type
 from odl.types import Array, DType, Shape, TensorType
 
 
@@ -52,7 +52,7 @@ class PairedGradient(Summing):
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         dy, x = inputs
-        return (self._finished(self.add_up(dy, x, self.start(dy))),)
+        return (finished(self.add_up(dy, x, self.start(dy)), self.accumulate, self.dtype),)
 
     def start(self, dy: Array) -> Array:
         return start_sums((len(self._columns(dy)), *self.weight), self.accumulate)
@@ -77,11 +77,6 @@ class PairedGradient(Summing):
             lanes = np.ascontiguousarray(np.swapaxes(lanes, 0, 1))
             lanes = np.swapaxes(fp16.continue_sums(cols[:, :, None], rows[:, None, :], lanes, self.accumulate), 0, 1)
         return np.ascontiguousarray(lanes).reshape(sums.shape)
-
-    def _finished(self, sums: Array) -> Array:
-        if self.accumulate is Accumulate.FP16:
-            sums = fp16.add16(sums[..., 0], sums[..., 1]).astype(np.float32)
-        return sums if self.dtype is DType.F32 else fp16.half(sums)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         dy, x = inputs[:2]
@@ -118,9 +113,8 @@ class PairedGradient(Summing):
             return ()
         fields = (self.weight, self.accumulate, self.dtype, self.stride, self.first, self.count or dy.shape[3])
         parts = cut_evenly(axis, dy.shape[axis], n_goes)
-        kinds = [PairedSumsBegin, *[PairedSumsContinue] * (len(parts) - 1)]
-        if (self.accumulate, self.dtype) != (Accumulate.FP32, DType.F32):
-            kinds[-1] = PairedSumsEnd
+        classes = PairedSumsBegin, PairedSumsContinue, PairedSumsEnd
+        kinds = each_go(*classes, len(parts), self.accumulate, self.dtype)
         return [kind(*fields, part=part) for kind, part in zip(kinds, parts, strict=True)] if len(parts) > 1 else ()
 
 
@@ -165,4 +159,4 @@ class PairedSumsEnd(_Sums):
         return (TensorType((self.count, *self.weight), self.dtype),)
 
     def left(self, sums: Array) -> Array:
-        return self._finished(sums)
+        return finished(sums, self.accumulate, self.dtype)
