@@ -12,6 +12,7 @@ import numpy as np
 from odl.errors import ModelError
 from odl.graph import Builder, Kernel, Node, Operator, Tile
 from odl.graph import Slice as Cut
+from odl.ops._cuts import cut_alike
 from odl.ops._importer import CHANNELS_LAST, Importer, OnnxNode, Sample, imports
 from odl.types import Array, Shape, TensorType
 
@@ -23,12 +24,6 @@ def _rows(shape: Shape, axis: int) -> int:
 
 def _width(shape: Shape, axis: int) -> int:
     return prod(shape[axis:])
-
-
-def _cut_others(op: Concat | Slice, cut: Cut | None, inputs: Sequence[TensorType]) -> Tile | None:
-    """Along any axis but the operator's own."""
-    along = cut is not None and cut.axis == op.axis
-    return None if along else Tile(op, (cut,) * len(inputs), (cut,))
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ class Concat(Operator):
         return Kernel("concat", {"n_rows": _rows(outputs[0].shape, self.axis), **named})
 
     def tile(self, cut: Cut | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
-        return _cut_others(self, cut, inputs)
+        return cut_alike(self, cut, len(inputs), but=self.axis)
 
     def gradient(self, build: Builder, node: Node, grad: str, wanted: Sequence[bool]) -> Sequence[str | None]:
         gradients: list[str | None] = []
@@ -97,7 +92,7 @@ class Slice(Operator):
         return Kernel("slice", {"n_rows": _rows(x, self.axis), **widths})
 
     def tile(self, cut: Cut | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
-        return _cut_others(self, cut, inputs)
+        return cut_alike(self, cut, len(inputs), but=self.axis)
 
 
 def _samples() -> Iterable[Sample]:

@@ -11,6 +11,7 @@ import numpy as np
 from odl import fp16
 from odl.fp16 import Accumulate
 from odl.graph import Builder, Kernel, Node, Operator, Slice, Tile
+from odl.ops._cuts import cut_alike
 from odl.ops._importer import Importer, OnnxNode, Sample, imports
 from odl.ops.dense import matrix, rows
 from odl.types import Array, TensorType
@@ -33,12 +34,6 @@ def exponentials(x: Array) -> tuple[Array, Array, Array]:
         for k in range(x.shape[1]):
             total = total + powers[:, k : k + 1]
     return shifted, powers, total
-
-
-def _cut_rows(op: Operator, cut: Slice | None, inputs: Sequence[TensorType]) -> Tile | None:
-    """Along any axis but the last, which is the operator's own."""
-    along = cut is not None and cut.axis == len(inputs[0].shape) - 1
-    return None if along else Tile(op, (cut,) * len(inputs), (cut,))
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ class Softmax(Operator):
         return Kernel(name, {"n_rows": rows(outputs[0]), "n_classes": outputs[0].shape[-1]})
 
     def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
-        return _cut_rows(self, cut, inputs)
+        return cut_alike(self, cut, len(inputs), but=len(inputs[0].shape) - 1)
 
     def gradient(self, build: Builder, node: Node, grad: str, wanted: Sequence[bool]) -> Sequence[str | None]:
         return (build.add(SoftmaxGradient(self.log), (node.outputs[0], grad), f"{node.inputs[0]}.grad"),)
@@ -105,7 +100,7 @@ class SoftmaxGradient(Operator):
         return Kernel(name, {"n_rows": rows(outputs[0]), "n_classes": outputs[0].shape[-1]})
 
     def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
-        return _cut_rows(self, cut, inputs)
+        return cut_alike(self, cut, len(inputs), but=len(inputs[0].shape) - 1)
 
 
 def _samples() -> Iterable[Sample]:
