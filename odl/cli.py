@@ -17,9 +17,8 @@ import click
 from odl import api, autotune, render, results
 from odl.console import Console
 from odl.errors import BitsDifferError, ExitCode, ToolError, UsageError
-from odl.fp16 import Accumulate
 from odl.project import MARKER, read_origins, sha256
-from odl.recipe import LOSSES, OPTIMIZERS, Recipe, read_recipe
+from odl.recipe import CHOICES, Recipe, read_recipe
 from odl.targets import DEFAULT, TARGETS, machine_for
 from odl.targets.pulp import PULP_OPEN
 from odl.toolchain import doctor as look_around
@@ -94,19 +93,34 @@ _RECIPE_HELP = {
     "loss": "Loss to minimise.",
     "optimizer": "Optimizer.",
     "lr": "Learning rate.",
-    "momentum": "Momentum.",
-    "weight_decay": "Weight decay, added to the gradient.",
+    "momentum": "Momentum of sgd.",
+    "nesterov": "Nesterov's momentum.",
+    "beta1": "Adam's decay of the mean.",
+    "beta2": "Adam's decay of the variance.",
+    "epsilon": "Added to Adam's divisor.",
+    "weight_decay": "Weight decay, added to the gradient; adamw: to the step.",
+    "state": "Type of velocities, means and variances.",
+    "master": "What remembers steps below a weight's last place.",
+    "lr_schedule": "How the learning rate goes.",
+    "warmup": "Updates in which it rises to --lr.",
+    "lr_period": "Updates between two steps, or of the cosine.",
+    "lr_gamma": "Factor of each step.",
+    "lr_least": "Where the cosine ends.",
     "batch": "Samples per update.",
+    "updates": "When weights change: each as soon as it can, or all at the end, after one decision.",
     "trainable": "ONNX names of the weights or nodes to train, with * and ?. May be repeated.",
     "accumulate": "Accumulator of sums of products.",
     "gradients": "Type of weight gradients.",
-    "loss_scale": "Factor on the loss's gradient, divided out in the update.",
-    "seed": "Seed of the sample order.",
+    "loss_scaling": "Whether the loss scale is 1, constant, or follows overflows.",
+    "loss_scale": "Factor on the loss's gradient, divided out in the update; where a dynamic one begins.",
+    "scale_growth": "Factor of a dynamic scale after sound updates.",
+    "scale_backoff": "Its factor after an update that was not.",
+    "scale_interval": "Sound updates in a row before it grows.",
+    "scale_floor": "Where it gives up: training has diverged.",
+    "clip_value": "Bound on each gradient; 0: none.",
+    "clip_norm": "Bound on the norm of all gradients; 0: none.",
+    "seed": "Seed of the sample order and of stochastic rounding.",
 }
-_CHOICES = {
-    "loss": LOSSES, "optimizer": OPTIMIZERS, "gradients": ("fp32", "fp16"),
-    "accumulate": tuple(mode.value for mode in Accumulate),
-}  # fmt: skip
 
 
 def recipe_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -121,9 +135,11 @@ def recipe_options(function: Callable[..., None]) -> Callable[..., None]:
     for field in reversed(fields(Recipe)):
         many = isinstance(field.default, tuple)
         default = ", ".join(field.default) if many else field.default
+        flag = field.name.replace("_", "-")
         click.option(
-            f"--{field.name.replace('_', '-')}", field.name, multiple=many, metavar="PATTERN" if many else None,
-            type=click.Choice(_CHOICES[field.name]) if field.name in _CHOICES else str if many else type(field.default),
+            f"--{flag}/--no-{flag}" if isinstance(field.default, bool) else f"--{flag}",
+            field.name, default=None, multiple=many, metavar="PATTERN" if many else None,
+            type=click.Choice(CHOICES[field.name]) if field.name in CHOICES else str if many else type(field.default),
             help=f"{_RECIPE_HELP.get(field.name, '')}  [{default}]",
         )(run)  # fmt: skip
     path = click.Path(path_type=Path)

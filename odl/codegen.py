@@ -15,7 +15,7 @@ import numpy as np
 
 from odl import cnames, microkernels
 from odl.fp16 import bits
-from odl.graph import Kernel, Phase, Role, fresh
+from odl.graph import Kernel, Phase, fresh
 from odl.program import ARENA, FLASH, LOCAL, Barrier, Buffer, Call, Move, Program, Resident, Statement
 from odl.share import share
 from odl.training import APPLY, INFER, STEP, Training
@@ -53,10 +53,35 @@ def write_sources(folder: Path, program: Program, training: Training, title: str
 
 def environment() -> jinja2.Environment:
     """The template environment: an undefined name is an error, block tags leave no blank lines."""
-    return jinja2.Environment(
+    jinja = jinja2.Environment(
         loader=jinja2.FileSystemLoader(share("templates")), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
+    jinja.filters |= {"prototype": prototype, "paragraph": paragraph}
+    return jinja
+
+
+def prototype(text: str) -> str:
+    """A C function's prototype with its parameters in lines of up to 120 columns, below each other."""
+    head, parameters = text.split("(", 1)
+    return _filled(parameters.split(", "), ", ", f"{head}(", " " * (len(head) + 1))
+
+
+def paragraph(text: str) -> str:
+    """A C comment in lines of up to 120 columns."""
+    return _filled(text.split(), " ", "/* ", " * ") + " */"
+
+
+def _filled(words: Iterable[str], separator: str, head: str, margin: str) -> str:
+    """Words in lines of up to 120 columns, the first behind `head` and the others behind `margin`."""
+    lines, line = [], head
+    for at, word in enumerate(words):
+        if at and len(line) + len(separator) + len(word) > 116:
+            lines.append(line + separator.rstrip())
+            line = margin + word
+        else:
+            line += (separator if at else "") + word
+    return "\n".join([*lines, line])
 
 
 @dataclass
@@ -112,23 +137,34 @@ class Printer:
         entries = [self._entry(name) for name in program.entries]
         (output,), target = program.results[INFER], program.inputs[training.target]
         batch = training.recipe.batch
-        counter = [r.buffer.offset for r in program.residents if r.tensor.role is Role.COUNTER]
         return {
             "title": cnames.comment(self.title), "version": VERSION, "model_id": model_id(program),
             "arena_bytes": program.spaces[ARENA], "local_bytes": program.spaces.get(LOCAL, 0),
-            "counter_offset": counter[0] if counter else None, "batch": batch,
+            "counter_offset": program.resident(training.counter).buffer.offset if training.counter else None,
+            "batch": batch, **self._control(),
             "persistent_bytes": program.persistent_bytes, "accumulate": training.recipe.accumulate,
             "sample": program.inputs[training.sample], "output": output.type, "target": target,
             "classes": output.type.shape[-1] if target.dtype is DType.I32 else 0,
             "loss_offset": program.results[STEP][0].offset, "output_offset": output.offset,
             "zeros": self._widest_pixel(), "entries": entries,
             "structs": [
-                {"struct": struct, "name": name, "fields": _wrapped((f".{k} = {v}" for k, v in scalars), _PER_LINE)}
+                {"struct": struct, "name": name, "fields": _wrapped((f".{k} = {_number(v)}" for k, v in scalars), _PER_LINE)}
                 for (struct, scalars), name in self._structs.items()
             ],
             "weights": [self._weight(resident) for resident in program.residents if resident.buffer.space == ARENA],
             **self._weights(), **self._trace(),
         }  # fmt: skip
+
+    def _control(self) -> dict[str, Any]:
+        """Where the tensors that steer training lie in the arena."""
+        control, place = self.training.control, self.program.resident
+        return {
+            "progress_offset": place(control.progress).buffer.offset,
+            "scale_offset": place(control.loss_scale).buffer.offset if control.loss_scale else None,
+            "constant_scale": _number(self.training.recipe.loss_scale),
+            "lost_offsets": _wrapped((str(place(name).buffer.offset) for name in control.lost.values()), _PER_LINE),
+            "n_lost": len(control.lost),
+        }
 
     # Calls
 
@@ -183,7 +219,7 @@ class Printer:
 
     def _call(self, call: Call, kernel: Kernel, declared: set[str]) -> list[str]:
         """The declarations of tensors that appear for the first time, and the call."""
-        changed = {into for _, into in call.op.overwrites}
+        changed = {into for out, into in call.op.overwrites if out < len(call.outputs)}
         pointers = [*call.outputs, *(buffer for i, buffer in enumerate(call.inputs) if i not in changed)]
         lines: list[str] = []
         arguments = [self._pointer(buffer, declared, lines) for buffer in pointers]
@@ -250,13 +286,15 @@ class Printer:
         arrays, initial, constants = [], [], []
         for resident in self.program.residents:
             buffer, values = resident.buffer, bits(resident.tensor.initial).ravel()
-            words = [f"0x{value:04x}" for value in values.tolist()]
+            dtype = buffer.type.dtype
+            words = [f"0x{value:0{2 * dtype.n_bytes}x}" for value in values.tolist()]
             array = {"n_elems": len(words), "lines": _wrapped(words, _PATTERNS_PER_LINE), "constant": None, "name": "",
+                     "type": f"uint{8 * dtype.n_bytes}_t",
                      "comment": cnames.comment(f"{resident.tensor.name}: {buffer.type}")}  # fmt: skip
             if buffer.space == FLASH:
                 name = self._flash_name(resident)
-                array["constant"] = {"name": name, "union": f"{name}_bits", "n_elems": len(words),
-                                     "comment": array["comment"]}  # fmt: skip
+                array["constant"] = {"name": name, "union": f"{name}_bits", "n_elems": len(words), "type": array["type"],
+                                     "value": dtype.c, "comment": array["comment"]}  # fmt: skip
                 constants.append(array["constant"])
                 arrays.append(array)
                 continue
@@ -267,7 +305,6 @@ class Printer:
                 "comment": array["comment"],
             }
             if values.any():
-                assert buffer.type.dtype is DType.F16, "only weights start at other values than zero"
                 array["name"] = "initial_" + self._names[resident.tensor.name]
                 item["bytes"] = f"(const unsigned char *){array['name']}"
                 arrays.append(array)

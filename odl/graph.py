@@ -76,7 +76,8 @@ class Operator(ABC):
     """One operator with its attributes. Subclasses are frozen dataclasses whose fields are the attributes.
 
     `arity` is the number of input tensors of the C kernel, where a node may have fewer: NULL stands for the rest.
-    `in_place` lists (output, input) pairs that may share memory; `overwrites` those that must. A `view` has no
+    `in_place` lists (output, input) pairs that may share memory; `overwrites` those that must, as far as the node has
+    them. A `view` has no
     kernel: its output is its input's bytes under another shape. `moves`: it only arranges bytes anew, and costs less
     than keeping its output does.
     """
@@ -154,6 +155,11 @@ class Node:
     phase: Phase
 
 
+def present(node: Node, pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The (output, input) pairs of an operator whose operands this node has."""
+    return [(output, source) for output, source in pairs if output < len(node.outputs) and source < len(node.inputs)]
+
+
 @dataclass(frozen=True)
 class Origin:
     """How a stored tensor came from an ONNX initializer, so that it can go back.
@@ -188,9 +194,11 @@ class Role(Enum):
     """What a persistent tensor is for."""
 
     WEIGHT = "weight"
-    VELOCITY = "velocity"
+    MASTER = "master"
+    STATE = "state"
     GRADIENT = "gradient"
     COUNTER = "counter"
+    RATES = "rates"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from itertools import accumulate
 import numpy as np
 
 from odl.errors import ModelError
-from odl.graph import Graph, Node, Persistent
+from odl.graph import Graph, Node, Persistent, present
 
 ARENA = "arena"
 FLASH = "flash"
@@ -192,11 +192,6 @@ def roots(graph: Graph) -> dict[str, str]:
         for index, value in enumerate(node.outputs):
             root[value] = root[node.inputs[must[index]]] if index in must else value
     return root
-
-
-def present(node: Node, pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The (output, input) pairs of an operator whose operands this node has."""
-    return [(output, source) for output, source in pairs if output < len(node.outputs) and source < len(node.inputs)]
 
 
 def offers(graph: Graph, node: Node, block_of: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -5,54 +5,138 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from math import frexp, inf
 from pathlib import Path
 from typing import Any
 
 from odl.errors import UsageError
 from odl.fp16 import Accumulate
-
-LOSSES = ("cross_entropy", "mse")
-OPTIMIZERS = ("sgd",)
+from odl.masters import Master
 
 _LARGEST = 3.4028234663852886e38  # of binary32
+_COUNTS = 2**31 - 1
+
+# What a key may say, for those that are words.
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "loss": ("cross_entropy", "mse"),
+    "optimizer": ("sgd", "adam", "adamw"),
+    "state": ("fp16", "fp32"),
+    "master": tuple(master.value for master in Master),
+    "lr_schedule": ("constant", "step", "cosine"),
+    "loss_scaling": ("none", "static", "dynamic"),
+    "updates": ("immediate", "kept"),
+    "accumulate": tuple(mode.value for mode in Accumulate),
+    "gradients": ("fp32", "fp16"),
+}
+
+# (least, most, whether the least itself is allowed) of numbers.
+_RANGES: Mapping[str, tuple[float, float, bool]] = {
+    "lr": (0, _LARGEST, False),
+    "momentum": (0, 1, True),
+    "beta1": (0, 1, True),
+    "beta2": (0, 1, True),
+    "epsilon": (0, 1, False),
+    "weight_decay": (0, 1, True),
+    "warmup": (0, _COUNTS, True),
+    "lr_period": (1, _COUNTS, True),
+    "lr_gamma": (0, 1, False),
+    "lr_least": (0, _LARGEST, True),
+    "batch": (1, 65536, True),
+    "loss_scale": (2.0**-40, 2.0**16, True),
+    "scale_growth": (2, 2.0**16, True),
+    "scale_backoff": (2.0**-16, 0.5, True),
+    "scale_interval": (1, _COUNTS, True),
+    "scale_floor": (2.0**-40, 2.0**16, True),
+    "clip_value": (0, _LARGEST, True),
+    "clip_norm": (0, _LARGEST, True),
+    "seed": (0, inf, True),
+}
+_BELOW_ONE = ("momentum", "weight_decay", "beta1", "beta2")
+_POWERS_OF_TWO = ("loss_scale", "scale_growth", "scale_backoff", "scale_floor")  # so that products are exact
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `recipe.toml` and the command line say. Words follow ONNX Runtime training where it had one.
+    """What `recipe.toml` and the command line say. Words follow ONNX Runtime training and PyTorch where they had one.
 
-    `trainable` holds shell patterns over ONNX initializer and node names. `gradients` is the type in which weight
-    gradients leave their accumulator; `loss_scale` multiplies the loss's gradient and is divided out in the update.
+    `trainable` holds shell patterns over ONNX initializer and node names.
+
+    `state` is the type of velocities and moments, `master` how a weight takes steps below its last place
+    (`odl.masters.Master`). Learning rates: `warmup` and `lr_period` are counted in updates, see
+    `odl.ops.rates.LearningRate`. `loss_scale` multiplies the loss's gradient and is divided out in the update; with
+    `loss_scaling = "dynamic"` it is where the scale begins, and the other `scale_` keys say how it goes on
+    (`odl.ops.finish_step`). `updates`: "immediate", each weight as soon as its gradient is known, or "kept", after all
+    gradients are: they then take memory together, and one that is not finite skips the whole step instead of its own
+    tensor. With a batch above 1, gradients are always kept. `clip_value` and `clip_norm` bound each gradient, and the
+    norm of all of them, after the loss scale has been undone; 0 does not. `gradients` is the type in which weight
+    gradients leave their accumulator.
     """
 
     loss: str = "cross_entropy"
     optimizer: str = "sgd"
     lr: float = 0.01
     momentum: float = 0.0
+    nesterov: bool = False
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
     weight_decay: float = 0.0
+    state: str = "fp16"
+    master: str = "none"
+    lr_schedule: str = "constant"
+    warmup: int = 0
+    lr_period: int = 1000
+    lr_gamma: float = 0.1
+    lr_least: float = 0.0
     batch: int = 1
+    updates: str = "immediate"
     trainable: tuple[str, ...] = ("*",)
     accumulate: str = "fp32"
     gradients: str = "fp32"
+    loss_scaling: str = "static"
     loss_scale: float = 1.0
+    scale_growth: float = 2.0
+    scale_backoff: float = 0.5
+    scale_interval: int = 200
+    scale_floor: float = 2.0**-14
+    clip_value: float = 0.0
+    clip_norm: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         for f in fields(self):
             object.__setattr__(self, f.name, _typed(getattr(self, f.name), type(f.default), f.name))
-        choices = {
-            "loss": LOSSES, "optimizer": OPTIMIZERS, "gradients": ("fp32", "fp16"),
-            "accumulate": tuple(mode.value for mode in Accumulate),
-        }  # fmt: skip
-        for name, allowed in choices.items():
+        for name, allowed in CHOICES.items():
             _require(getattr(self, name) in allowed, name, f"must be one of {', '.join(allowed)}", getattr(self, name))
-        _require(0 < self.lr <= _LARGEST, "lr", "must be positive and finite in binary32", self.lr)
-        _require(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)", self.momentum)
-        _require(0 <= self.weight_decay < 1, "weight_decay", "must lie in [0, 1)", self.weight_decay)
-        _require(1 <= self.batch <= 65536, "batch", "must lie in 1 .. 65536", self.batch)
-        _require(2.0**-40 <= self.loss_scale <= 2.0**16, "loss_scale", "must lie in 2^-40 .. 2^16", self.loss_scale)
-        _require(self.seed >= 0, "seed", "must be at least 0", self.seed)
+        for name, (least, most, closed) in _RANGES.items():
+            _require_range(name, getattr(self, name), least, most, closed)
         _require(len(self.trainable) > 0, "trainable", "must hold at least one pattern", self.trainable)
+        self._require_sense()
+
+    def _require_sense(self) -> None:
+        """Refuse keys that contradict each other."""
+        if self.loss_scaling == "none":
+            _require(self.loss_scale == 1, "loss_scale", "must be 1 where loss_scaling is none", self.loss_scale)
+        if self.loss_scaling == "dynamic":
+            for name in _POWERS_OF_TWO:
+                value = getattr(self, name)
+                _require(frexp(value)[0] == 0.5, name, "must be a power of two for dynamic loss scaling", value)
+            _require(
+                self.scale_floor <= self.loss_scale, "scale_floor", "must not be above loss_scale", self.scale_floor
+            )
+        if self.nesterov:
+            _require(self.momentum > 0, "nesterov", "needs momentum above 0, which is", self.momentum)
+        if self.optimizer != "sgd":
+            _require(self.momentum == 0, "momentum", f"is sgd's; {self.optimizer} has beta1", self.momentum)
+        if self.clip_norm:
+            _require(self.keeps_gradients, "clip_norm", 'needs updates = "kept" or a batch above 1', self.clip_norm)
+        if self.lr_schedule == "cosine":
+            _require(self.lr_least <= self.lr, "lr_least", "must not be above lr", self.lr_least)
+
+    @property
+    def keeps_gradients(self) -> bool:
+        """Whether all gradients are there before the first update."""
+        return self.batch > 1 or self.updates == "kept"
 
     def with_changes(self, changes: Mapping[str, Any]) -> Recipe:
         """The recipe with the given fields replaced; None means: leave it."""
@@ -81,10 +165,23 @@ def _typed(value: object, kind: type, where: str) -> object:
         return tuple(value)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if isinstance(value, kind) and not isinstance(value, bool):
+    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
-    word = {tuple: "a list of strings", float: "a number", int: "a whole number", str: "a string"}[kind]
-    raise UsageError("recipe-type", where, f"must be {word}, not {value!r}")
+    words = {
+        tuple: "a list of strings",
+        float: "a number",
+        int: "a whole number",
+        str: "a string",
+        bool: "true or false",
+    }
+    raise UsageError("recipe-type", where, f"must be {words[kind]}, not {value!r}")
+
+
+def _require_range(name: str, value: float, least: float, most: float, closed: bool) -> None:
+    is_open = name in _BELOW_ONE
+    holds = (least <= value if closed else least < value) and (value < most if is_open else value <= most)
+    low, high = "[" if closed else "(", ")" if is_open else "]"
+    _require(holds, name, f"must lie in {low}{least:g}, {most:g}{high}", value)
 
 
 def _require(holds: bool, name: str, rule: str, value: object) -> None:

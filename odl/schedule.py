@@ -16,8 +16,8 @@ from heapq import heappop, heappush, nsmallest
 from itertools import islice
 from operator import or_
 
-from odl.graph import Graph
-from odl.memory import live_bytes, offers, present, roots, taken
+from odl.graph import Graph, present
+from odl.memory import live_bytes, offers, roots, taken
 
 _BEAM_WIDTH = 4  # states of one length from which the search goes on
 _BEAM_CHOICES = 16  # ready nodes that it tries from one state

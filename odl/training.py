@@ -7,19 +7,17 @@ from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from functools import partial
 
-import numpy as np
-
 from odl.autodiff import differentiate
 from odl.errors import ModelError, UsageError
 from odl.fp16 import Accumulate
-from odl.graph import Builder, Graph, Operator, Persistent, Phase, Role, fresh, prune
+from odl.graph import Builder, Graph, Operator, Phase, Role, fresh, prune
 from odl.ops.accumulate import AccumulateGradient, ClearGradient
 from odl.ops.count import Count
 from odl.ops.cross_entropy import SoftmaxCrossEntropy, SoftmaxCrossEntropyGradient
 from odl.ops.mean_squared_error import MeanSquaredError, MeanSquaredErrorGradient
-from odl.ops.sgd import SgdUpdate
 from odl.ops.softmax import Softmax
 from odl.recipe import Recipe
+from odl.updates import Control, Updater, hold_loss_scale, hold_zeros
 from odl.types import DType, TensorType
 
 STEP, APPLY, INFER = "train_step", "apply_batch", "infer"
@@ -31,7 +29,8 @@ class Training:
     """The graphs of a device, by entry name, and the names that the outside needs.
 
     `step` sees one sample: forward, loss, backward and, with batch 1, the updates. With a larger batch it adds its
-    gradients to sums, and `apply` updates from the sums and clears them. `target` is the label or the target tensor.
+    gradients to sums, and `apply` updates from the sums and clears them; `counter` is the persistent tensor that is 0
+    when a batch is full. `target` is the label or the target tensor.
     """
 
     recipe: Recipe
@@ -40,6 +39,8 @@ class Training:
     target: str
     loss: str
     trainable: tuple[str, ...]
+    control: Control
+    counter: str = ""
 
     @property
     def step(self) -> Graph:
@@ -53,25 +54,34 @@ def build_training(model: Graph, recipe: Recipe) -> Training:
     trainable = find_trainable(model, recipe.trainable)
     forward = _without_head(model) if recipe.loss == "cross_entropy" else model
     build = Builder(forward, configure)
-    target, loss, seed = _loss(build, forward.outputs[0], recipe)
+    loss_scale = hold_loss_scale(build, recipe)
+    target, loss, seed = _loss(build, forward.outputs[0], recipe, loss_scale)
     gradients = differentiate(build, forward.nodes, (forward.outputs[0], seed), trainable)
     trained = tuple(name for name in trainable if name in gradients)
     if not trained:
         raise ModelError("nothing-to-train", "", "no path leads from the loss to a trainable weight")
     build.phase = Phase.UPDATE
-    layers = _layers(forward)
-    if recipe.batch == 1:
-        carries = _updates(build, {name: gradients[name] for name in trained}, layers, recipe)
-        graphs = {STEP: build.graph(STEP, (loss,), carries)}
-    else:
-        sums = _accumulations(build, {name: gradients[name] for name in trained}, layers)
-        carries = {held: value for held, value in sums.values()} | _counted(build, recipe.batch)
-        graphs = {STEP: build.graph(STEP, (loss,), carries)}
-        held = {name: held for name, (held, _) in sums.items()}
-        graphs[APPLY] = _apply_batch(graphs[STEP], held, layers, recipe)
+    gradients = {name: gradients[name] for name in trained}
+    graphs, control, counter = _with_updates(build, loss, gradients, _layers(forward), recipe, loss_scale)
     graphs[INFER] = replace(model, name=INFER)
     graphs = {name: prune(graph) for name, graph in graphs.items()}
-    return Training(recipe, graphs, next(iter(model.inputs)), target, loss, trained)
+    return Training(recipe, graphs, next(iter(model.inputs)), target, loss, trained, control, counter)
+
+
+def _with_updates(
+    build: Builder, loss: str, gradients: Mapping[str, str], layers: Mapping[str, str], recipe: Recipe, loss_scale: str
+) -> tuple[dict[str, Graph], Control, str]:
+    """The step, with its updates or, for a larger batch, with sums and an end of the batch; the counter of samples."""
+    if recipe.batch == 1:
+        updater = Updater(build, recipe, layers, loss_scale)
+        control = updater.append(gradients)
+        return {STEP: build.graph(STEP, (loss,), updater.carries)}, control, ""
+    sums = _accumulations(build, gradients, layers)
+    counted = _counted(build, recipe.batch)
+    step = build.graph(STEP, (loss,), {held: value for held, value in sums.values()} | counted)
+    held = {name: held for name, (held, _) in sums.items()}
+    apply, control = _apply_batch(step, held, layers, recipe, loss_scale)
+    return {STEP: step, APPLY: apply}, control, next(iter(counted))
 
 
 def find_trainable(model: Graph, patterns: tuple[str, ...]) -> tuple[str, ...]:
@@ -107,18 +117,19 @@ def _without_head(model: Graph) -> Graph:
     return replace(model, nodes=nodes, types=types, outputs=(last.inputs[0],))
 
 
-def _loss(build: Builder, output: str, recipe: Recipe) -> tuple[str, str, str]:
+def _loss(build: Builder, output: str, recipe: Recipe, loss_scale: str) -> tuple[str, str, str]:
     """Append the loss and the start of the backward pass; returns (target, loss, gradient of the output)."""
     build.layer = "loss"
     type_ = build.types[output]
+    factor, scale = (1.0, (loss_scale,)) if loss_scale else (recipe.loss_scale, ())
     if recipe.loss == "cross_entropy":
         target = build.input(fresh("label", build.types), TensorType((1,), DType.I32))
         loss, saved = build.add_many(SoftmaxCrossEntropy(), (output, target), ("loss", "probabilities"))
-        seed = build.add(SoftmaxCrossEntropyGradient(recipe.loss_scale), (saved, target), f"{output}.grad")
+        seed = build.add(SoftmaxCrossEntropyGradient(factor), (saved, target, *scale), f"{output}.grad")
     else:
         target = build.input(fresh("target", build.types), type_)
         loss, saved = build.add_many(MeanSquaredError(), (output, target), ("loss", "difference"))
-        seed = build.add(MeanSquaredErrorGradient(recipe.loss_scale), (saved,), f"{output}.grad")
+        seed = build.add(MeanSquaredErrorGradient(factor), (saved, *scale), f"{output}.grad")
     return target, loss, seed
 
 
@@ -131,18 +142,6 @@ def _layers(forward: Graph) -> dict[str, str]:
     return found
 
 
-def _updates(build: Builder, gradients: Mapping[str, str], layers: Mapping[str, str], recipe: Recipe) -> dict[str, str]:
-    """Append one update a weight; returns what every changed persistent tensor is afterwards."""
-    carries: dict[str, str] = {}
-    op = SgdUpdate(recipe.lr, recipe.momentum, recipe.weight_decay, 1.0 / (recipe.loss_scale * recipe.batch))
-    for name, gradient in gradients.items():
-        build.layer = layers[name]
-        state = (_zeros(build, f"{name}.velocity", build.types[name], Role.VELOCITY),) if recipe.momentum else ()
-        new = build.add_many(op, (name, gradient, *state), [f"{held}.new" for held in (name, *state)])
-        carries.update(zip((name, *state), new, strict=True))
-    return carries
-
-
 def _accumulations(
     build: Builder, gradients: Mapping[str, str], layers: Mapping[str, str]
 ) -> dict[str, tuple[str, str]]:
@@ -150,7 +149,7 @@ def _accumulations(
     sums: dict[str, tuple[str, str]] = {}
     for name, gradient in gradients.items():
         build.layer = layers[name]
-        held = _zeros(build, f"{name}.sum", build.types[gradient], Role.GRADIENT)
+        held = hold_zeros(build, f"{name}.sum", build.types[gradient], Role.GRADIENT)
         sums[name] = held, build.add(AccumulateGradient(), (held, gradient), f"{held}.new")
     return sums
 
@@ -158,26 +157,23 @@ def _accumulations(
 def _counted(build: Builder, batch: int) -> dict[str, str]:
     """Append the count of samples that tells when a batch is full: it is then 0 again."""
     build.layer = "batch"
-    counter = _zeros(build, COUNTER, TensorType((1,), DType.I32), Role.COUNTER)
+    counter = hold_zeros(build, COUNTER, TensorType((1,), DType.I32), Role.COUNTER)
     return {counter: build.add(Count(batch), (counter,), f"{counter}.new")}
 
 
-def _apply_batch(step: Graph, held: Mapping[str, str], layers: Mapping[str, str], recipe: Recipe) -> Graph:
+def _apply_batch(
+    step: Graph, held: Mapping[str, str], layers: Mapping[str, str], recipe: Recipe, loss_scale: str
+) -> tuple[Graph, Control]:
     """The end of a batch: update from the sums, then clear them."""
     build = Builder()
-    build.phase = Phase.UPDATE
-    for name, total in held.items():
+    for name in (*held, *held.values(), *([loss_scale] if loss_scale else [])):
         build.hold(step.persistent[name])
-        build.hold(step.persistent[total])
-    carries = _updates(build, held, layers, recipe)
+    updater = Updater(build, recipe, layers, loss_scale)
+    control = updater.append(held)
     for name, total in held.items():
         build.layer = layers[name]
-        carries[total] = build.add(ClearGradient(), (total,), f"{total}.cleared")
-    return build.graph(APPLY, (), carries)
-
-
-def _zeros(build: Builder, name: str, type_: TensorType, role: Role) -> str:
-    return build.hold(Persistent(fresh(name, build.types), type_, np.zeros(type_.shape, type_.dtype.numpy), role))
+        updater.carries[total] = build.add(ClearGradient(), (total,), f"{total}.cleared")
+    return build.graph(APPLY, (), updater.carries), control
 
 
 def _configured(op: Operator, recipe: Recipe) -> Operator:

@@ -27,6 +27,8 @@
 #pragma STDC FP_CONTRACT OFF /* gcc has no such word: it needs -ffp-contract=off */
 #endif
 
+#define ODL_INLINE static inline __attribute__((always_inline))
+
 typedef _Float16 odl_half;
 
 /* Bit patterns. */

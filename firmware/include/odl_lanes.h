@@ -158,6 +158,20 @@ static inline float odl_trace2(float x, odl_half2 y)
     return x;
 }
 
+/* acc + (x.hi * y.hi + x.lo * y.lo) in binary32: the products are exact, both sums are rounded. */
+static inline float odl_dot2(float acc, odl_half2 x, odl_half2 y)
+{
+    __asm__(".insn r 0x33, 0, 0x4b, %0, %1, %2" : "+r"(acc) : "r"(x), "r"(y)); /* vfdotpex.s.h */
+    return acc;
+}
+
+/* Not 0 if a lane has the same bits in a and b. */
+static inline uint32_t odl_shares_lane2(odl_half2 a, odl_half2 b)
+{
+    const uint32_t different = a ^ b;
+    return (different - 0x00010001u) & ~different & 0x80008000u;
+}
+
 /* Whether neither lane is infinite or NaN: no exponent field is all ones. */
 static inline int odl_are_finite2(odl_half2 x)
 {
@@ -287,6 +301,21 @@ static inline float odl_trace2(float x, odl_half2 y)
     return x + sum;
 }
 
+/* Not 0 if a lane has the same bits in a and b. */
+static inline uint32_t odl_shares_lane2(odl_half2 a, odl_half2 b)
+{
+    return odl_bits16(a.lo) == odl_bits16(b.lo) || odl_bits16(a.hi) == odl_bits16(b.hi);
+}
+
+/* acc + (x.hi * y.hi + x.lo * y.lo) in binary32: the products are exact, both sums are rounded. */
+static inline float odl_dot2(float acc, odl_half2 x, odl_half2 y)
+{
+    float hi = (float)x.hi * (float)y.hi;
+    float lo = (float)x.lo * (float)y.lo;
+    float sum = hi + lo;
+    return acc + sum;
+}
+
 /* Whether neither lane is infinite or NaN. */
 static inline int odl_are_finite2(odl_half2 x)
 {
@@ -347,15 +376,7 @@ static inline odl_acc odl_acc_start(odl_half first)
 
 static inline odl_acc odl_acc_dot2(odl_acc acc, odl_half2 x, odl_half2 y)
 {
-#if ODL_SIMD
-    __asm__(".insn r 0x33, 0, 0x4b, %0, %1, %2" : "+r"(acc) : "r"(x), "r"(y)); /* vfdotpex.s.h */
-    return acc;
-#else
-    float hi = (float)x.hi * (float)y.hi;
-    float lo = (float)x.lo * (float)y.lo;
-    float sum = hi + lo;
-    return acc + sum;
-#endif
+    return odl_dot2(acc, x, y);
 }
 
 static inline odl_half odl_acc_half(odl_acc acc)

@@ -11,8 +11,6 @@
 #include "odl_stream.h"
 #include "odl_team.h"
 
-#define ODL_INLINE static inline __attribute__((always_inline))
-
 enum { ODL_MAP_PAIRS = 4 }; /* pairs loaded before the first is stored: no load is waited for */
 
 /* Of two elements each of a and b, and of the constants at k. */

@@ -129,6 +129,16 @@ static inline float odl_sigmoid32(float x)
     return 1.0f / denominator;
 }
 
+/* (1 + cos(pi x)) / 2 for x in [0, 1]. */
+static inline float odl_half_cosine32(float x)
+{
+    static const float taylor[] = {4.7108749e-7f, -2.5202043e-5f, 9.1926026e-4f, -2.0863481e-2f,
+                                   0.25366951f,   -1.2337006f,    1.0f};
+    float square = x * x;
+    float root = odl_polynomial(square, taylor, 7);
+    return root * root;
+}
+
 static inline float odl_rsqrt32(float x)
 {
     float root = __builtin_sqrtf(x);

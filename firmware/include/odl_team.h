@@ -17,6 +17,7 @@
 #if ODL_CORES == 1
 
 #define ODL_EACH_CORE
+#define ODL_TAKES_TURNS 1
 static inline uint32_t odl_core(void)
 {
     return 0;
@@ -27,6 +28,7 @@ static inline void odl_barrier(void)
 
 #elif defined(ODL_PLAYED_TEAM)
 
+#define ODL_TAKES_TURNS 1
 extern uint32_t odl_played_core;
 #define ODL_EACH_CORE for (odl_played_core = 0; odl_played_core < ODL_CORES; odl_played_core++)
 static inline uint32_t odl_core(void)
@@ -40,10 +42,24 @@ static inline void odl_barrier(void)
 #else
 
 #define ODL_EACH_CORE
-/* The port's odl_core(), and odl_barrier(): it waits for all cores; what they wrote before is seen by all after it. */
+#define ODL_TAKES_TURNS 0
+/* The port's odl_core(), and odl_barrier(): it waits for all cores; what they wrote before is seen by all after it.
+ * Between odl_lock() and odl_unlock() is one core at a time. */
 #include "odl_port_team.h"
 
 #endif
+
+/* sum[0] += n, of all cores that come by; of the numbers at `sum` nobody else may think until the next barrier. */
+static inline void odl_add_up(int32_t *sum, int32_t n)
+{
+#if !ODL_TAKES_TURNS
+    odl_lock();
+#endif
+    *sum += n;
+#if !ODL_TAKES_TURNS
+    odl_unlock();
+#endif
+}
 
 /* Variables and constants that belong into the memory next to the cores: sections that the port's link script knows. */
 #ifdef __ELF__

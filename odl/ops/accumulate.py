@@ -42,7 +42,7 @@ class AccumulateGradient(Operator):
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         total, g = inputs
         row = total.n_elems // total.shape[0]
-        return Kernel(f"{self.name}_{g.dtype.value}", {"first": self.first * row, "n_elems": g.n_elems})
+        return Kernel(f"accumulate_gradient_{g.dtype.value}", {"first": self.first * row, "n_elems": g.n_elems})
 
     def split(self, first: int, count: int) -> Operator:
         return replace(self, first=first, count=count)
@@ -56,6 +56,14 @@ class AccumulateGradient(Operator):
         rows = Slice(0, self.first + cut.first, self.first + cut.last)
         held = None if len(rows) == total.shape[0] else rows
         return Tile(replace(self, first=0, count=0), (held, None if len(cut) == g.shape[0] else cut), (held,))
+
+
+@dataclass(frozen=True)
+class AddSums(AccumulateGradient):
+    """The same, of sums that tell whether a step is sound."""
+
+    name: ClassVar[str] = "add_sums"
+    phase: ClassVar[Phase] = Phase.UPDATE
 
 
 @dataclass(frozen=True)

@@ -57,20 +57,25 @@ class SoftmaxCrossEntropy(Operator):
 class SoftmaxCrossEntropyGradient(Operator):
     """dx[k] = round16((p[k] - (1 where k is the label, else 0)) * scale), each operation rounded to binary32 first.
 
-    probabilities p (1, K) binary32, label (1,) int32 -> dx (1, K) binary16. `scale` is the loss scale.
+    probabilities p (1, K) binary32, label (1,) int32 [, loss_scale (1,) binary32] -> dx (1, K) binary16. `scale` is the
+    loss scale where it is constant, else it is 1 and multiplied by the loss_scale.
     """
 
     name: ClassVar[str] = "softmax_cross_entropy_gradient"
+    arity: ClassVar[int] = 3
     scale: float = 1.0
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         return (TensorType(inputs[0].shape),)
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        p, label = inputs
+        p, label, *loss_scale = inputs
         hot = (np.arange(p.shape[1]) == label[0]).astype(np.float32)
         with np.errstate(all="ignore"):
-            return (fp16.half((p - hot) * np.float32(self.scale)),)
+            factor = np.float32(self.scale)
+            for scale in loss_scale:
+                factor = factor * scale[0]
+            return (fp16.half((p - hot) * factor),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         return Kernel("softmax_cross_entropy_gradient", {"n_classes": inputs[0].shape[1], "scale": self.scale})

@@ -49,10 +49,12 @@ class MeanSquaredError(Operator):
 class MeanSquaredErrorGradient(Operator):
     """dy = round16(d * factor) where factor = 2 * scale / n, rounded to binary32 beforehand; so is the product.
 
-    d of n elements, binary16 -> dy, like d. `scale` is the loss scale.
+    d of n elements, binary16 [, loss_scale (1) binary32] -> dy, like d. `scale` is the loss scale where it is constant,
+    else factor is multiplied by the loss_scale.
     """
 
     name: ClassVar[str] = "mean_squared_error_gradient"
+    arity: ClassVar[int] = 2
     in_place: ClassVar[tuple[tuple[int, int], ...]] = ((0, 0),)
     scale: float = 1.0
 
@@ -60,9 +62,12 @@ class MeanSquaredErrorGradient(Operator):
         return (inputs[0],)
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        (difference,) = inputs
+        difference, *loss_scale = inputs
+        factor = self._factor(difference.size)
         with np.errstate(all="ignore"):
-            return (fp16.half(difference.astype(np.float32) * self._factor(difference.size)),)
+            for scale in loss_scale:
+                factor = fp16.mul32(factor, scale[0])
+            return (fp16.half(fp16.mul32(difference, factor)),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         n_elems = inputs[0].n_elems

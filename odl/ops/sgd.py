@@ -1,79 +1,54 @@
-"""Stochastic gradient descent with momentum and weight decay.
+"""Stochastic gradient descent with momentum, plain or Nesterov's, and weight decay.
 
-Source: the update of PyTorch's SGD (dampening 0, no Nesterov): v = momentum * v + (g + decay * w); w = w - lr * v.
+Source: the update of PyTorch's SGD with dampening 0: v' = momentum * v + d, d = g + decay * w; w' = w - lr * v', or, with
+Nesterov's, w - lr * (d + momentum * v').
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from odl import fp16
-from odl.graph import Kernel, Operator, Phase, Slice, Tile
-from odl.types import Array, TensorType
+from odl.ops._updates import LR, Update
+from odl.types import Array, DType
 
 
 @dataclass(frozen=True)
-class SgdUpdate(Operator):
-    """w[rows] = round16(w - lr * g') where g' = g * scale + decay * w, each operation rounded to binary32.
+class SgdUpdate(Update):
+    """The step is d = rn32(g + rn32(decay * w)), with momentum v' = round(rn32(momentum * v) + d) as it is stored, with
+    `nesterov` rn32(d + rn32(momentum * v')); the way is rn32(lr * step).
 
-    w (N, ...) binary16; g (count, ...) binary32 or binary16, of the rows `first` .. `first + count - 1` of w (all where
-    count is 0). `scale` undoes the loss scale and averages over the batch. With a velocity v (like w) as third input:
-    v[rows] = round16(momentum * v + g'), w[rows] = round16(w - lr * v), the latter of the rounded v.
-    An element whose g is not finite leaves w and v as they are: no weight is touched by a non-finite gradient.
+    One state, the velocity v, with momentum.
     """
 
     name: ClassVar[str] = "sgd_update"
-    phase: ClassVar[Phase] = Phase.UPDATE
-    overwrites: ClassVar[tuple[tuple[int, int], ...]] = ((0, 0), (1, 2))
-    lr: float = 0.01
     momentum: float = 0.0
-    decay: float = 0.0
-    scale: float = 1.0
-    first: int = 0
-    count: int = 0
+    nesterov: bool = False
 
-    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        w, g, *velocity = inputs
-        assert g.shape == (self.count or w.shape[0], *w.shape[1:]), (w, g)
-        return (w, *velocity)
+    @property
+    def rule(self) -> str:  # type: ignore[override]
+        return "nesterov_update" if self.nesterov else "momentum_update" if self.momentum else "sgd_update"
 
-    def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        w, g, *velocity = (array.copy() for array in inputs)
-        block = slice(self.first, self.first + g.shape[0])
-        lr, momentum, decay, scale = map(np.float32, (self.lr, self.momentum, self.decay, self.scale))
-        finite = np.isfinite(g)
-        with np.errstate(all="ignore"):
-            old = w[block].astype(np.float32)
-            step = g.astype(np.float32) * scale + decay * old
-            for v in velocity:
-                v[block] = np.where(finite, fp16.half(momentum * v[block].astype(np.float32) + step), v[block])
-                step = v[block].astype(np.float32)
-            w[block] = np.where(finite, fp16.half(old - lr * step), w[block])
-        return (w, *velocity)
+    @property
+    def n_states(self) -> int:
+        return int(self.momentum > 0)
 
-    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
-        """Cuts along axis 0 of what is updated; the weight and its velocity are needed no further than that."""
-        w, g, *velocity = inputs
-        cut = cut or Slice(0, 0, g.shape[0])
-        if cut.axis:
-            return None
-        rows = Slice(0, self.first + cut.first, self.first + cut.last)
-        held = None if len(rows) == w.shape[0] else rows
-        part = None if len(cut) == g.shape[0] else cut
-        return Tile(replace(self, first=0, count=0), (held, part, *(held for _ in velocity)), (held,) * len(outputs))
+    def move(
+        self, w: Array, states: Sequence[Array], g: Array, rates: Array, types: Sequence[DType]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        step = fp16.add32(g, fp16.mul32(np.float32(self.decay), w))
+        if not self.n_states:
+            return fp16.mul32(rates[LR], step), ()
+        momentum = np.float32(self.momentum)
+        fast = fp16.add32(fp16.mul32(momentum, states[0]), step)
+        velocity = fp16.half(fast) if types[0] is DType.F16 else fast
+        kept = np.asarray(velocity, np.float32)
+        step = fp16.add32(step, fp16.mul32(momentum, kept)) if self.nesterov else kept
+        return fp16.mul32(rates[LR], step), (velocity,)
 
-    def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
-        w, g, *velocity = inputs
-        row = w.n_elems // w.shape[0]
-        name = "sgd_momentum_update" if velocity else "sgd_update"
-        sizes = {"first": self.first * row, "n_elems": g.n_elems}
-        rates = {"lr": self.lr, "decay": self.decay, "scale": self.scale}
-        extra = {"momentum": self.momentum} if velocity else {}
-        return Kernel(f"{name}_{g.dtype.value}", {**sizes, **rates, **extra})
-
-    def split(self, first: int, count: int) -> Operator:
-        return replace(self, first=first, count=count)
+    def constants(self) -> dict[str, int | float]:
+        return {"momentum": self.momentum} if self.n_states else {}

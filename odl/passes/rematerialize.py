@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from odl.graph import Graph, Node, fresh, verify
+from odl.graph import Graph, Node, fresh, present, verify
 from odl.types import TensorType
 
 
@@ -67,9 +67,7 @@ def gather(graph: Graph) -> Graph:
         at = next(i for i, each in enumerate(nodes) if each.name == node.name)
         to = next(i for i, each in enumerate(nodes) if each.name == readers[0].name)
         between = nodes[at + 1 : to]
-        overwritten = {
-            each.inputs[into] for each in between for _, into in each.op.overwrites if into < len(each.inputs)
-        }
+        overwritten = {each.inputs[into] for each in between for _, into in present(each, each.op.overwrites)}
         if not overwritten.intersection(node.inputs):
             nodes[at:to] = [*between, nodes[at]]
     result = replace(graph, nodes=tuple(nodes))

@@ -1,6 +1,6 @@
 /*
- * The team of a PULP cluster, for odl_team.h: the core's number is in its hartid, the barrier in the event unit. Both
- * are one instruction.
+ * The team of a PULP cluster, for odl_team.h: the core's number is in its hartid, the barrier and a mutex
+ * in the event unit. Each is one instruction.
  */
 #ifndef ODL_PORT_TEAM_H
 #define ODL_PORT_TEAM_H
@@ -19,6 +19,18 @@ static inline void odl_barrier(void)
 {
     uint32_t events;
     __asm__ volatile(".insn i 0x03, 6, %0, %1, 0x1c" : "=r"(events) : "r"(0x00204200u) : "memory");
+}
+
+/* The event unit's first mutex: p.elw returns when it is this core's, and a store gives it back. */
+static inline void odl_lock(void)
+{
+    uint32_t message;
+    __asm__ volatile(".insn i 0x03, 6, %0, %1, 0xc0" : "=r"(message) : "r"(0x00204000u) : "memory");
+}
+
+static inline void odl_unlock(void)
+{
+    __asm__ volatile("sw zero, 0xc0(%0)" : : "r"(0x00204000u) : "memory");
 }
 
 #endif
