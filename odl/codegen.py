@@ -22,7 +22,7 @@ from odl.training import APPLY, INFER, STEP, Training
 from odl.types import DType
 from odl.version import VERSION
 
-_PATTERNS_PER_LINE = 12
+_DIGITS_PER_LINE = 48  # of patterns
 _PER_LINE = 6  # fields of a struct
 _PHASES = {
     Phase.FORWARD: "forward", Phase.WEIGHT_GRADIENT: "weight gradient",
@@ -148,7 +148,7 @@ class Printer:
             "loss_offset": program.results[STEP][0].offset, "output_offset": output.offset,
             "zeros": self._widest_pixel(), "entries": entries,
             "structs": [
-                {"struct": struct, "name": name, "fields": _wrapped((f".{k} = {_number(v)}" for k, v in scalars), _PER_LINE)}
+                {"struct": struct, "name": name, "fields": _wrapped(map(_field, scalars), _PER_LINE)}
                 for (struct, scalars), name in self._structs.items()
             ],
             "weights": [self._weight(resident) for resident in program.residents if resident.buffer.space == ARENA],
@@ -285,31 +285,34 @@ class Printer:
     def _weights(self) -> dict[str, Any]:
         arrays, initial, constants = [], [], []
         for resident in self.program.residents:
-            buffer, values = resident.buffer, bits(resident.tensor.initial).ravel()
-            dtype = buffer.type.dtype
-            words = [f"0x{value:0{2 * dtype.n_bytes}x}" for value in values.tolist()]
-            array = {"n_elems": len(words), "lines": _wrapped(words, _PATTERNS_PER_LINE), "constant": None, "name": "",
-                     "type": f"uint{8 * dtype.n_bytes}_t",
-                     "comment": cnames.comment(f"{resident.tensor.name}: {buffer.type}")}  # fmt: skip
-            if buffer.space == FLASH:
-                name = self._flash_name(resident)
-                array["constant"] = {"name": name, "union": f"{name}_bits", "n_elems": len(words), "type": array["type"],
-                                     "value": dtype.c, "comment": array["comment"]}  # fmt: skip
-                constants.append(array["constant"])
+            array = self._array(resident)
+            if resident.buffer.space == FLASH:
+                array["name"] = self._flash_name(resident)
+                array["union"] = f"{array['name']}_bits"
+                constants.append(array)
                 arrays.append(array)
                 continue
             item = {
-                "n_bytes": buffer.type.n_bytes,
-                "offset": buffer.offset,
-                "bytes": "NULL",
+                "n_bytes": resident.buffer.type.n_bytes, "offset": resident.buffer.offset, "bytes": "NULL",
                 "comment": array["comment"],
-            }
-            if values.any():
+            }  # fmt: skip
+            if bits(resident.tensor.initial).any():
                 array["name"] = "initial_" + self._names[resident.tensor.name]
                 item["bytes"] = f"(const unsigned char *){array['name']}"
                 arrays.append(array)
             initial.append(item)
         return {"arrays": arrays, "initial": initial, "constants": constants}
+
+    def _array(self, resident: Resident) -> dict[str, Any]:
+        """The first values of a tensor, as patterns."""
+        type_ = resident.buffer.type
+        width = 2 * type_.dtype.n_bytes
+        words = [f"0x{value:0{width}x}" for value in bits(resident.tensor.initial).ravel().tolist()]
+        return {
+            "n_elems": len(words), "lines": _wrapped(words, _DIGITS_PER_LINE // width), "union": "",
+            "type": f"uint{4 * width}_t", "value": type_.dtype.c,
+            "comment": cnames.comment(f"{resident.tensor.name}: {type_}"),
+        }  # fmt: skip
 
     # The hook
 
@@ -348,6 +351,11 @@ def _number(value: int | float) -> str:
     assert np.isfinite(np.float32(value)), f"C has no constant for {value}: hand it over as bits"
     text = str(np.float32(value))
     return f"{text}f" if any(mark in text for mark in ".en") else f"{text}.0f"
+
+
+def _field(field: tuple[str, int | float]) -> str:
+    """A field of a C constant."""
+    return f".{field[0]} = {_number(field[1])}"
 
 
 def _wrapped(words: Iterable[str], per_line: int) -> list[str]:

@@ -17,8 +17,8 @@ from odl.ops.cross_entropy import SoftmaxCrossEntropy, SoftmaxCrossEntropyGradie
 from odl.ops.mean_squared_error import MeanSquaredError, MeanSquaredErrorGradient
 from odl.ops.softmax import Softmax
 from odl.recipe import Recipe
-from odl.updates import Control, Updater, hold_loss_scale, hold_zeros
 from odl.types import DType, TensorType
+from odl.updates import Control, Updater, hold_loss_scale, hold_zeros
 
 STEP, APPLY, INFER = "train_step", "apply_batch", "infer"
 COUNTER = "samples_seen"

@@ -6,8 +6,8 @@ gradient is made of, so that the gradient itself need never exist as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -144,8 +144,8 @@ class Updater:
         needs_squares = recipe.keeps_gradients and bool(betas or recipe.clip_norm)
         op = Rates(rule, recipe.batch, recipe.loss_scale, bool(self.loss_scale), needs_squares, recipe.clip_norm, betas)
         if op.is_constant:
-            (rates,) = op.evaluate([np.zeros(N_PROGRESS, np.int32)])
-            return hold(self.build, "rates", rates, Role.RATES)
+            (values,) = op.evaluate([np.zeros(N_PROGRESS, np.int32)])
+            return hold(self.build, "rates", values, Role.RATES)
         powers = [hold(self.build, "beta_powers", np.ones(2, np.float32), Role.COUNTER)] if betas else []
         others = [self.loss_scale] if self.loss_scale else []
         others += [squares] if needs_squares else []
@@ -166,33 +166,31 @@ class Updater:
         weight = build.persistent[name]
         shape = (build.types[gradient].shape[0], *weight.type.shape[1:])
         state = np.float16 if self.recipe.state == "fp16" else np.float32
-        words = (
-            ("velocity",)
-            if self.recipe.optimizer == "sgd"
-            else ("mean", "deviation" if state is np.float16 else "variance")
-        )
-        held = [hold(build, f"{name}.{word}", np.zeros(shape, state), Role.STATE) for word in words[: op.n_states]]
+        held = [hold(build, f"{name}.{word}", np.zeros(shape, state), Role.STATE) for word in self._states()]
         if op.master.memory:
             held.append(hold(build, f"{name}.{op.master.value}", op.master.begin(weight.initial), Role.MASTER))
         lost = hold(build, f"{name}.lost", np.zeros(1, np.int32), Role.COUNTER)
-        changed = (name, *held, lost)
+        changed = [name, *held, lost]
         steering = steering if op.master is Master.STOCHASTIC else steering[:-1]
-        self._carry(changed, build.add_many(op, (*changed, gradient, *steering), [f"{value}.new" for value in changed]))
+        self._carry(changed, build.add_many(op, [*changed, gradient, *steering], [f"{each}.new" for each in changed]))
         return lost
+
+    def _states(self) -> tuple[str, ...]:
+        """What the optimizer keeps of each weight."""
+        if self.recipe.optimizer == "sgd":
+            return ("velocity",) if self.recipe.momentum else ()
+        return ("mean", "deviation" if self.recipe.state == "fp16" else "variance")
 
     def _rule(self, number: int) -> Update:
         """The operator that updates weight `number`."""
-        recipe = self.recipe
-        master = Master(recipe.master)
+        recipe, master = self.recipe, Master(self.recipe.master)
+        rule: Update = SgdUpdate(momentum=recipe.momentum, nesterov=recipe.nesterov)
+        if recipe.optimizer != "sgd":
+            decoupled = recipe.optimizer == "adamw"
+            rule = AdamUpdate(beta1=recipe.beta1, beta2=recipe.beta2, epsilon=recipe.epsilon, decoupled=decoupled)
         salt = random_bits(number, random_bits(0, recipe.seed & 0xFFFFFFFF)) if master is Master.STOCHASTIC else 0
-        common = {
-            "master": master, "decay": recipe.weight_decay, "clip": recipe.clip_value,
-            "salt": int(salt) & 0x7FFFFFFF,  # a number that C takes for an int
-        }  # fmt: skip
-        if recipe.optimizer == "sgd":
-            return SgdUpdate(momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
-        betas = {"beta1": recipe.beta1, "beta2": recipe.beta2, "epsilon": recipe.epsilon}
-        return AdamUpdate(decoupled=recipe.optimizer == "adamw", **betas, **common)
+        low = int(salt) & 0x7FFFFFFF  # C takes it for an int
+        return replace(rule, master=master, decay=recipe.weight_decay, clip=recipe.clip_value, salt=low)
 
-    def _carry(self, held: tuple[str, ...] | list[str], new: tuple[str, ...] | list[str]) -> None:
+    def _carry(self, held: Sequence[str], new: Sequence[str]) -> None:
         self.carries.update(zip(held, new, strict=True))

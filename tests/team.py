@@ -84,12 +84,12 @@ class Team:
         `only`: the core that does its share; what the others would compute stays as `untouched` says.
         """
         memory = [_Memory(array, shift) for array in work.inputs]
-        placed = dict(work.op.overwrites) | (dict([shared]) if shared else {})
+        placed = overwritten(work) | (dict([shared]) if shared else {})
         outputs = [
             memory[placed[at]] if at in placed else _Memory(_poison(array), shift)
             for at, array in enumerate(work.expected())
         ]
-        kept = [m for at, m in enumerate(memory) if at not in dict(work.op.overwrites).values()]
+        kept = [m for at, m in enumerate(memory) if at not in overwritten(work).values()]
         kernel = work.kernel
         pointers = [m.pointer for m in (*outputs, *kept)] + [None] * (work.op.arity - len(work.inputs))
         arguments = [ctypes.c_void_p(pointer) for pointer in pointers] + _scalars(kernel)
@@ -103,9 +103,15 @@ class Team:
         return tuple(output.array.copy() for output in outputs)
 
 
+def overwritten(work: Work) -> dict[int, int]:
+    """Output -> the input that it must lie on."""
+    n_outputs = len(work.expected())
+    return {output: source for output, source in work.op.overwrites if output < n_outputs}
+
+
 def untouched(work: Work) -> tuple[Array, ...]:
     """The outputs before a kernel runs: what it overwrites, or poison."""
-    placed = dict(work.op.overwrites)
+    placed = overwritten(work)
     return tuple(
         work.inputs[placed[at]] if at in placed else _poison(array) for at, array in enumerate(work.expected())
     )
@@ -135,9 +141,14 @@ def _poison(array: Array) -> Array:
 def _scalars(kernel: Kernel) -> list[Any]:
     scalars: list[Any] = [_scalar(value) for value in kernel.scalars.values()]
     if kernel.struct:
-        fields = [int(value) & 0xFFFFFFFF for value in kernel.scalars.values()]
+        fields = [_word(value) for value in kernel.scalars.values()]
         scalars = [ctypes.byref((ctypes.c_uint32 * len(fields))(*fields))]
     return scalars + [_scalar(value) for value in kernel.extra.values()]
+
+
+def _word(value: int | float) -> int:
+    """A field of a struct, all of which are 32 bits wide."""
+    return int(np.float32(value).view(np.uint32)) if isinstance(value, float) else int(value) & 0xFFFFFFFF
 
 
 def _scalar(value: int | float) -> Any:

@@ -175,7 +175,7 @@ def gradients(program: Compiled, x: Array, target: Array) -> dict[str, Array]:
     step, training = program.training.graphs[STEP], program.training
     stored = half(x.transpose(0, 2, 3, 1) if x.ndim == 4 else x)
     values = interpret(step, {training.sample: stored, training.target: half(target)})
-    return {n.inputs[0]: values[n.inputs[1]] for n in step.nodes if isinstance(n.op, SgdUpdate)}
+    return {n.inputs[0]: values[n.inputs[n.op.gradient_at]] for n in step.nodes if isinstance(n.op, SgdUpdate)}
 
 
 def slopes(proto: onnx.ModelProto, x: Array, target: Array, name: str) -> Array:

@@ -5,25 +5,28 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+import updates
 from pass_operators import append_all
 from samples import cases, together
+from team import overwritten
 
 from odl.data import Data
 from odl.fp16 import Accumulate
-from odl.graph import Builder, Graph, Persistent, Role
+from odl.graph import Builder, Graph, Role
 from odl.lower import lower
 from odl.memory import plan
+from odl.ops._updates import Update
 from odl.ops.accumulate import AccumulateGradient, ClearGradient
 from odl.ops.count import Count
 from odl.ops.cross_entropy import SoftmaxCrossEntropy
 from odl.ops.mean_squared_error import MeanSquaredError, MeanSquaredErrorGradient
 from odl.ops.relu import Relu
-from odl.ops.sgd import SgdUpdate
 from odl.program import Program
 from odl.recipe import Recipe
 from odl.schedule import schedule
 from odl.training import APPLY, COUNTER, INFER, STEP, Training
 from odl.types import DType, TensorType
+from odl.updates import Control, hold, hold_zeros
 
 
 @cache
@@ -33,32 +36,44 @@ def whole_program(accumulate: Accumulate) -> tuple[Program, Training, Data]:
     append_all(build, accumulate)
     logits, label = build.input("sample", TensorType((1, 2))), build.input("label", TensorType((1,), DType.I32))
     loss, _ = build.add_many(SoftmaxCrossEntropy(), (logits, label))
-    graphs = {STEP: build.graph(STEP, (loss,), _summed(build, accumulate)), APPLY: _applied(), INFER: _inferred()}
-    training = Training(Recipe(accumulate=accumulate.value, batch=2), graphs, "sample", "label", loss, ())
+    applied, control = _applied()
+    graphs = {STEP: build.graph(STEP, (loss,), _summed(build, accumulate)), APPLY: applied, INFER: _inferred()}
+    recipe = Recipe(accumulate=accumulate.value, batch=2)
+    training = Training(recipe, graphs, "sample", "label", loss, (), control, COUNTER)
     ordered = [schedule(graph) for graph in graphs.values()]
     data = Data(np.ones((2, 1, 2), np.float16), np.array([[0], [1]], np.int32))
     return lower(ordered, plan(ordered)), training, data
 
 
 def _held(build: Builder, name: str, *values: float) -> str:
-    return build.hold(Persistent(name, TensorType((len(values),)), np.array(values, np.float16)))
+    return hold(build, name, np.array(values, np.float16), Role.WEIGHT)
 
 
 def _summed(build: Builder, accumulate: Accumulate) -> dict[str, str]:
     """The squared error of a weight, its gradient added up, and the count of samples."""
-    counter = build.hold(Persistent(COUNTER, TensorType((1,), DType.I32), np.zeros(1, np.int32), Role.COUNTER))
+    counter = hold_zeros(build, COUNTER, TensorType((1,), DType.I32), Role.COUNTER)
     weight, target, total = _held(build, "w", 1, 2, 3), _held(build, "target", 0.5, -1, 4), _held(build, "sum", 0, 0, 0)
     _, difference = build.add_many(MeanSquaredError(accumulate), (weight, target))
     gradient = build.add(MeanSquaredErrorGradient(), (difference,))
     return {total: build.add(AccumulateGradient(), (total, gradient)), counter: build.add(Count(2), (counter,))}
 
 
-def _applied() -> Graph:
-    """The end of a batch."""
+def _applied() -> tuple[Graph, Control]:
+    """The end of a batch: every kernel of every optimizer, and those that steer them."""
     build = Builder()
-    held = _held(build, "w", 1, 2, 3), _held(build, "sum", 0, 0, 0), _held(build, "velocity", 0, 1, -1)
-    weight, velocity = build.add_many(SgdUpdate(lr=0.5, momentum=0.9), held)
-    return build.graph(APPLY, (), {"w": weight, "velocity": velocity, "sum": build.add(ClearGradient(), (held[1],))})
+    total = _held(build, "sum", 0, 0, 0)
+    carries = {total: build.add(ClearGradient(), (total,))}
+    lost = {}
+    works = [*updates.works(np.array([1, 2, 3], np.float16), np.random.default_rng(4)), *updates.steering()]
+    for number, work in enumerate(works):
+        build.layer = f"update{number}"
+        held = [hold(build, f"update{number}.{at}", array, Role.STATE) for at, array in enumerate(work.inputs)]
+        new = build.add_many(work.op, held)
+        carries |= {held[into]: new[output] for output, into in overwritten(work).items()}
+        if isinstance(work.op, Update):
+            lost[str(number)] = held[work.op.gradient_at - 1]
+    progress = next(name for name, tensor in build.persistent.items() if tensor.type.dtype is DType.I32)
+    return build.graph(APPLY, (), carries), Control(progress, "", lost)
 
 
 def _inferred() -> Graph:

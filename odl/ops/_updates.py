@@ -35,9 +35,9 @@ class Update(Operator):
     for stochastic rounding, whose draws also depend on `salt` and on an element's number, counted from row `-index`.
 
     g' = rn32(g * unscale), then, with `clip` > 0, between -clip and clip. The rule of the subclass makes of it the new
-    states and the way that the weight goes, all in binary32, one operation at a time; states are rounded to their types,
-    and the master takes the way. `lost` (1) int32 grows by the number of elements that were to move, by a way that is not
-    zero, and of which weight and memory have stayed what they were.
+    states and the way that the weight goes, all in binary32, one operation at a time; states are rounded to their
+    types, and the master takes the way. `lost` (1) int32 grows by the number of elements that were to move, by a way
+    that is not zero, and of which weight and memory have stayed what they were.
     """
 
     phase: ClassVar[Phase] = Phase.UPDATE
@@ -79,7 +79,7 @@ class Update(Operator):
         assert g.shape == rows, (w, g)
         assert all(each.shape[1:] == w.shape[1:] for each in held), inputs
         assert self.row + self.first + rows[0] <= w.shape[0], (self, w)
-        return inputs[: self.gradient_at]
+        return tuple(inputs[: self.gradient_at])
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         w, *held, lost = (array.copy() for array in inputs[: self.gradient_at])

@@ -1,7 +1,7 @@
 """Adam and AdamW.
 
-Source: D. P. Kingma and J. Ba, Adam, ICLR 2015; I. Loshchilov and F. Hutter, Decoupled weight decay regularization, ICLR
-2019; the order of operations is that of PyTorch's Adam.
+Source: D. P. Kingma and J. Ba, Adam, ICLR 2015; I. Loshchilov and F. Hutter, Decoupled weight decay regularization,
+ICLR 2019; the order of operations is that of PyTorch's Adam.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from odl.types import Array, DType
 @dataclass(frozen=True)
 class AdamUpdate(Update):
     """m' = round(beta1 * m + (1 - beta1) * d), v' = beta2 * v + (1 - beta2) * d * d, with d = g + decay * w or, if
-    `decoupled`, d = g; step = m' / (sqrt(v') * correction + epsilon), and the way is step_size * step, if decoupled plus
-    (lr * decay) * w. Each operation is rounded to binary32, left to right; 1 - beta is the binary32 number nearest to it.
+    `decoupled`, d = g; step = m' / (sqrt(v') * correction + epsilon), and the way is step_size * step, if decoupled
+    plus lr * (decay * w). Each operation is rounded to binary32, left to right; 1 - beta is the binary32 number nearest
+    to it.
 
     Two states. m is stored as its type says. v is stored as it is in binary32; in binary16 its root is stored, since
-    squares of small gradients are below binary16's range: r' = round16(sqrt(beta2 * (r * r) + ...)), and sqrt(v') is r'.
+    squares of small gradients are below binary16's range: r' = round16(sqrt(beta2 * (r * r) + ...)), and sqrt(v') is
+    then r'.
     """
 
     name: ClassVar[str] = "adam_update"

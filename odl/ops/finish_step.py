@@ -27,7 +27,8 @@ class FinishStep(Operator):
     made of, or of the gradients; one that is not finite makes the step a skipped one. With a loss_scale (1) binary32:
     after a skipped step it is multiplied by `backoff`, but where that is below `floor` it stays, and training has
     diverged; after `interval` sound steps in a row it is multiplied by `growth` up to `ceiling`. All are powers of two,
-    so every product is exact. As the dynamic loss scaling of P. Micikevicius et al., Mixed precision training, ICLR 2018.
+    so every product is exact. As the dynamic loss scaling of P. Micikevicius et al., Mixed precision training, ICLR
+    2018.
     """
 
     name: ClassVar[str] = "finish_step"

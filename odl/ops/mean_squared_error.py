@@ -63,11 +63,8 @@ class MeanSquaredErrorGradient(Operator):
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         difference, *loss_scale = inputs
-        factor = self._factor(difference.size)
-        with np.errstate(all="ignore"):
-            for scale in loss_scale:
-                factor = fp16.mul32(factor, scale[0])
-            return (fp16.half(fp16.mul32(difference, factor)),)
+        factor = fp16.mul32(self._factor(difference.size), loss_scale[0] if loss_scale else np.float32(1))
+        return (fp16.half(fp16.mul32(difference, factor)),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         n_elems = inputs[0].n_elems

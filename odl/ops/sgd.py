@@ -1,7 +1,7 @@
 """Stochastic gradient descent with momentum, plain or Nesterov's, and weight decay.
 
-Source: the update of PyTorch's SGD with dampening 0: v' = momentum * v + d, d = g + decay * w; w' = w - lr * v', or, with
-Nesterov's, w - lr * (d + momentum * v').
+Source: the update of PyTorch's SGD with dampening 0: v' = momentum * v + d, d = g + decay * w; w' = w - lr * v', or,
+with Nesterov's, w - lr * (d + momentum * v').
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -62,9 +63,8 @@ class SquareSums(Operator):
         x, *so_far = inputs
         rows = x.reshape(self._n_rows(x.shape), -1)
         sums = so_far[0].copy() if so_far else np.zeros(self.count, np.float32)
-        bounds = self._bounds(len(rows))
         with np.errstate(all="ignore"):
-            for part, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+            for part, (begin, end) in enumerate(pairwise(self._bounds(len(rows)))):
                 squares = np.square(rows[begin:end].astype(np.float32).ravel())
                 even = np.append(squares, np.zeros(len(squares) % 2, np.float32))
                 terms = np.append(sums[part], even[1::2] + even[0::2])

@@ -62,7 +62,7 @@ _start:
         li      t1, STACK_PAINT
         fill
         li      t0, EVENT_UNIT
-        li      t1, EVENT_BARRIER
+        li      t1, (EVENT_BARRIER | EVENT_MUTEX)
         sw      t1, EVENT_MASK(t0)
         bnez    a0, worker
 
