@@ -24,12 +24,13 @@ from odl.codegen import model_id
 from odl.compare import Device, Progress, Reference, Verdict
 from odl.compare import verify as compare
 from odl.data import Data, load_data
-from odl.errors import FitError, UsageError
+from odl.errors import FitError, TargetError, UsageError
 from odl.export import export_model
 from odl.frontend import Model, load_model
 from odl.graph import Graph, Role
 from odl.lower import lower
 from odl.memory import Plan
+from odl.ops.finish_step import DIVERGED, SKIPPED, TRIED
 from odl.passes.for_cluster import prepare
 from odl.passes.rematerialize import gather, rematerialize
 from odl.passes.split_gradients import split_gradients
@@ -77,6 +78,19 @@ class Compiled:
 
 
 @dataclass(frozen=True)
+class Updates:
+    """How many updates were tried, and in how many something was skipped since it was not finite; whether training has
+    diverged, and the loss scale at the end; for each weight how many elements, in all updates, were to move and stayed,
+    modulo 2^32."""
+
+    tried: int
+    skipped: int
+    diverged: bool
+    loss_scale: float
+    lost: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Run:
     """A training run `on` a simulator: losses by step, the weights at its end by name (binary16), what was counted.
 
@@ -99,6 +113,15 @@ class Run:
     def counter(self) -> str:
         """The unit of costs."""
         return self.counters[0] if self.counters else ""
+
+    @property
+    def updates(self) -> Updates:
+        """How its updates went."""
+        control = self.compiled.training.control
+        progress = self.weights[control.progress]
+        scale = self.weights[control.loss_scale] if control.loss_scale else [self.compiled.recipe.loss_scale]
+        lost = {name: int(self.weights[count][0]) & 0xFFFFFFFF for name, count in control.lost.items()}
+        return Updates(int(progress[TRIED]), int(progress[SKIPPED]), bool(progress[DIVERGED]), float(scale[0]), lost)
 
 
 def compile_model(
@@ -255,6 +278,15 @@ def evaluate(
         return {"samples": len(loaded), "correct": hits, "accuracy": hits / len(loaded)}
     wide = outputs.astype(np.float64).reshape(len(loaded), -1) - loaded.targets.reshape(len(loaded), -1)
     return {"samples": len(loaded), "mean_squared_error": float((wide * wide).mean())}
+
+
+def require_convergence(run: Run) -> None:
+    """Raises TargetError `diverged` where no loss scale down to the floor made the gradients finite."""
+    if run.updates.diverged:
+        raise TargetError(
+            "diverged", run.on, f"gradients are not finite at loss scale {run.updates.loss_scale:g}, near the floor",
+            "lower --lr or --scale-floor; no weight was touched by such a gradient",
+        )  # fmt: skip
 
 
 def require_writable(folder: str | Path) -> None:

@@ -269,6 +269,7 @@ def run(
     if output:
         api.save_run(trained, output, **console.facts, **{k: v for k, v in result.items() if k not in _SAVED_ANYWAY})
     console.answer(result, render.ran)
+    api.require_convergence(trained)
 
 
 _SAVED_ANYWAY = ("target", "on", "loss")

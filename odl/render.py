@@ -238,11 +238,20 @@ def ran(result: Result) -> str:
     facts = _facts(
         ("steps", f"{result['steps']:,} on {result['on']}"),
         ("loss", f"{loss_text(loss[0])} at first, {loss_text(loss[-1])} at last"),
+        ("updates", _updates_text(result["updates"])),
         ("a step", f"{cost}{step['macs']:,} MACs{rate}"),
         ("arena", f"{arena:,} bytes (lower bound {result['arena_lower_bound']:,})"),
         ("stack", f"{result['stack_bytes']:,} bytes" if result["stack_bytes"] else "not measured on this target"),
     )
     return "\n" + _paragraphs(facts, _costs(result, counter or "macs"))
+
+
+def _updates_text(updates: Result) -> str:
+    lost = updates["lost"]
+    share = 100 * lost["elements"] / lost["of"] if lost["of"] else 0
+    skipped = f", {updates['skipped']:,} not finite and skipped" if updates["skipped"] else ""
+    scale = f", loss scale {updates['loss_scale']:g}" if updates["loss_scale"] != 1 else ""
+    return f"{updates['tried']:,}{skipped}; {share:.1f} % of the weights' steps lost to rounding{scale}"
 
 
 def _counter(result: Result) -> str:

@@ -195,11 +195,20 @@ def ran(run: Run) -> Result:
         "on": run.on,
         "steps": len(run.loss),
         "loss": list(run.loss),
+        "updates": _updates(run),
         "per_step": step,
         "layers": layers,
         **arena(run.compiled),
         "stack_bytes": run.stack_bytes,
     }
+
+
+def _updates(run: Run) -> Result:
+    """`lost` are elements of weights that were to move and stayed, by weight; `of` is what those tried amount to."""
+    found = asdict(run.updates)
+    elements = sum(run.weights[name].size for name in found["lost"])
+    total = sum(found["lost"].values())
+    return {**found, "lost": {"elements": total, "of": found["tried"] * elements, "weights": found["lost"]}}
 
 
 def _cost(cost: Cost, counters: Sequence[str], steps: int) -> Result:

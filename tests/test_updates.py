@@ -247,7 +247,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "momentum": 0.5,
     },
     "dynamic scale, immediate": {"loss_scaling": "dynamic", "loss_scale": 2.0**16, "scale_interval": 2},
-    "adam, batch, cosine": {"optimizer": "adam", "batch": 3, "lr_schedule": "cosine", "lr_period": 4, "weight_decay": 0.01},
+    "adam, batch, cosine": {
+        "optimizer": "adam", "batch": 3, "lr_schedule": "cosine", "lr_period": 4, "weight_decay": 0.01,
+    },
     "adamw, kahan": {"optimizer": "adamw", "state": "fp32", "weight_decay": 0.1, "master": "kahan", "clip_value": 0.1},
     "adam, halves": {
         "optimizer": "adam", "gradients": "fp16", "accumulate": "fp16", "lr_schedule": "step", "lr_period": 3,
@@ -281,8 +283,10 @@ def test_recipes_give_the_same_bits_everywhere(tmp_path: Path, data: Path, name:
 @pytest.mark.parametrize(("key", "value"), [
     ("lr", 0.0), ("lr", np.inf), ("lr", np.nan), ("momentum", 1.0), ("momentum", -0.1), ("beta1", 1.0), ("beta2", -1.0),
     ("epsilon", 0.0), ("weight_decay", 1.0), ("master", "fp64"), ("state", "bf16"), ("optimizer", "lion"),
-    ("lr_schedule", "linear"), ("warmup", -1), ("lr_period", 0), ("lr_gamma", 0.0), ("lr_gamma", 1.5), ("lr_least", -1.0),
-    ("loss_scaling", "auto"), ("loss_scale", 0.0), ("loss_scale", 2.0**17), ("scale_growth", 1.0), ("scale_backoff", 1.0),
+    ("lr_schedule", "linear"), ("warmup", -1), ("lr_period", 0), ("lr_gamma", 0.0), ("lr_gamma", 1.5),
+    ("lr_least", -1.0),
+    ("loss_scaling", "auto"), ("loss_scale", 0.0), ("loss_scale", 2.0**17), ("scale_growth", 1.0),
+    ("scale_backoff", 1.0),
     ("scale_interval", 0), ("scale_floor", 0.0), ("clip_value", -1.0), ("clip_norm", np.nan), ("updates", "later"),
     ("batch", 0), ("seed", -1),
 ])  # fmt: skip

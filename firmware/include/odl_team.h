@@ -49,13 +49,13 @@ static inline void odl_barrier(void)
 
 #endif
 
-/* sum[0] += n, of all cores that come by; of the numbers at `sum` nobody else may think until the next barrier. */
+/* sum[0] += n modulo 2^32, of all cores that come by. Who reads it waits for the next barrier. */
 static inline void odl_add_up(int32_t *sum, int32_t n)
 {
 #if !ODL_TAKES_TURNS
     odl_lock();
 #endif
-    *sum += n;
+    *sum = (int32_t)((uint32_t)*sum + (uint32_t)n);
 #if !ODL_TAKES_TURNS
     odl_unlock();
 #endif
