@@ -165,11 +165,15 @@ static inline float odl_dot2(float acc, odl_half2 x, odl_half2 y)
     return acc;
 }
 
-/* Not 0 if a lane has the same bits in a and b. */
-static inline uint32_t odl_shares_lane2(odl_half2 a, odl_half2 b)
+/* 1 if the lanes lo of a and b have the same bits, else 0; likewise the lanes hi. */
+static inline uint32_t odl_same_lo2(odl_half2 a, odl_half2 b)
 {
-    const uint32_t different = a ^ b;
-    return (different - 0x00010001u) & ~different & 0x80008000u;
+    return (a ^ b) << 16 == 0;
+}
+
+static inline uint32_t odl_same_hi2(odl_half2 a, odl_half2 b)
+{
+    return (a ^ b) >> 16 == 0;
 }
 
 /* Whether neither lane is infinite or NaN: no exponent field is all ones. */
@@ -301,10 +305,15 @@ static inline float odl_trace2(float x, odl_half2 y)
     return x + sum;
 }
 
-/* Not 0 if a lane has the same bits in a and b. */
-static inline uint32_t odl_shares_lane2(odl_half2 a, odl_half2 b)
+/* 1 if the lanes lo of a and b have the same bits, else 0; likewise the lanes hi. */
+static inline uint32_t odl_same_lo2(odl_half2 a, odl_half2 b)
 {
-    return odl_bits16(a.lo) == odl_bits16(b.lo) || odl_bits16(a.hi) == odl_bits16(b.hi);
+    return odl_bits16(a.lo) == odl_bits16(b.lo);
+}
+
+static inline uint32_t odl_same_hi2(odl_half2 a, odl_half2 b)
+{
+    return odl_bits16(a.hi) == odl_bits16(b.hi);
 }
 
 /* acc + (x.hi * y.hi + x.lo * y.lo) in binary32: the products are exact, both sums are rounded. */

@@ -35,9 +35,9 @@ class Update(Operator):
     for stochastic rounding, whose draws also depend on `salt` and on an element's number, counted from row `-index`.
 
     g' = rn32(g * unscale), then, with `clip` > 0, between -clip and clip. The rule of the subclass makes of it the new
-    states and the way that the weight goes, all in binary32, one operation at a time; states are rounded to their
-    types, and the master takes the way. `lost` (1) int32 grows by the number of elements that were to move, by a way
-    that is not zero, and of which weight and memory have stayed what they were.
+    states, a step, and the way of it that the weight goes, all in binary32, one operation at a time; states are rounded to their
+    types, and the master takes the way. `lost` (1) int32 grows by the number of elements whose step is not
+    zero and of which weight and memory have stayed what they were.
     """
 
     phase: ClassVar[Phase] = Phase.UPDATE
@@ -60,8 +60,8 @@ class Update(Operator):
     @abstractmethod
     def move(
         self, w: Array, states: Sequence[Array], g: Array, rates: Array, types: Sequence[DType]
-    ) -> tuple[Array, tuple[Array, ...]]:
-        """(way, states') of binary32 weights, states and gradients; states' as they are stored."""
+    ) -> tuple[Array, Array, tuple[Array, ...]]:
+        """(step, way, states') of binary32 weights, states and gradients; states' as they are stored."""
 
     @property
     def n_held(self) -> int:
@@ -98,7 +98,7 @@ class Update(Operator):
             unscaled = self._clipped(fp16.mul32(g, rates[UNSCALE]))
             wide = [state.astype(np.float32) for state in states]
             types = [DType.F32 if state.dtype == np.float32 else DType.F16 for state in states]
-            way, new_states = self.move(self._value(w, memory), wide, unscaled, rates, types)
+            step, way, new_states = self.move(self._value(w, memory), wide, unscaled, rates, types)
             new, kept = self.master.step(w, memory, way, self._chances(w, progress))
         remembered = [] if memory is None else [kept]
         sound = np.isfinite(new)
@@ -109,7 +109,7 @@ class Update(Operator):
             same = same & (fp16.bits(each) == fp16.bits(old))
         for each, old in zip((new, *new_states, *remembered), parts, strict=True):
             old[...] = np.where(sound, each, old)
-        return int(np.count_nonzero(sound & same & (way != 0)))
+        return int(np.count_nonzero(sound & same & (step != 0)))
 
     def _value(self, w: Array, memory: Array | None) -> Array:
         """The binary32 weight that decay pulls at: the copy, where there is one."""

@@ -45,7 +45,7 @@ class AdamUpdate(Update):
 
     def move(
         self, w: Array, states: Sequence[Array], g: Array, rates: Array, types: Sequence[DType]
-    ) -> tuple[Array, tuple[Array, ...]]:
+    ) -> tuple[Array, Array, tuple[Array, ...]]:
         pull = fp16.mul32(np.float32(self.decay), w)
         d = g if self.decoupled else fp16.add32(g, pull)
         mean = fp16.add32(fp16.mul32(np.float32(self.beta1), states[0]), fp16.mul32(np.float32(1 - self.beta1), d))
@@ -61,7 +61,7 @@ class AdamUpdate(Update):
         way = fp16.mul32(rates[STEP_SIZE], step)
         if self.decoupled:
             way = fp16.add32(way, fp16.mul32(rates[LR], pull))
-        return way, stored
+        return step, way, stored
 
     def constants(self) -> dict[str, int | float]:
         rest = {"rest1": float(np.float32(1 - self.beta1)), "rest2": float(np.float32(1 - self.beta2))}

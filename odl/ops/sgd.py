@@ -39,16 +39,16 @@ class SgdUpdate(Update):
 
     def move(
         self, w: Array, states: Sequence[Array], g: Array, rates: Array, types: Sequence[DType]
-    ) -> tuple[Array, tuple[Array, ...]]:
+    ) -> tuple[Array, Array, tuple[Array, ...]]:
         step = fp16.add32(g, fp16.mul32(np.float32(self.decay), w))
         if not self.n_states:
-            return fp16.mul32(rates[LR], step), ()
+            return step, fp16.mul32(rates[LR], step), ()
         momentum = np.float32(self.momentum)
         fast = fp16.add32(fp16.mul32(momentum, states[0]), step)
         velocity = fp16.half(fast) if types[0] is DType.F16 else fast
         kept = np.asarray(velocity, np.float32)
         step = fp16.add32(step, fp16.mul32(momentum, kept)) if self.nesterov else kept
-        return fp16.mul32(rates[LR], step), (velocity,)
+        return step, fp16.mul32(rates[LR], step), (velocity,)
 
     def constants(self) -> dict[str, int | float]:
         return {"momentum": self.momentum} if self.n_states else {}
