@@ -114,7 +114,7 @@ def test_bits_do_not_depend_on_the_place(team: tuple[Team, tuple[Work, ...]]) ->
     for work in chosen:
         check(players.run(work, shift=2), work, "beside words")
         for pair in () if work.kernel.name.startswith(WHOLE) else work.op.in_place:
-            if work.inputs[pair[1]].nbytes == work.expected()[pair[0]].nbytes:
+            if pair[1] < len(work.inputs) and work.inputs[pair[1]].nbytes == work.expected()[pair[0]].nbytes:
                 check(players.run(work, shared=pair), work, f"in place {pair}")
 
 

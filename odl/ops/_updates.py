@@ -35,9 +35,9 @@ class Update(Operator):
     for stochastic rounding, whose draws also depend on `salt` and on an element's number, counted from row `-index`.
 
     g' = rn32(g * unscale), then, with `clip` > 0, between -clip and clip. The rule of the subclass makes of it the new
-    states, a step, and the way of it that the weight goes, all in binary32, one operation at a time; states are rounded to their
-    types, and the master takes the way. `lost` (1) int32 grows by the number of elements whose step is not
-    zero and of which weight and memory have stayed what they were.
+    states, a step, and the way that the weight goes, all in binary32, one operation at a time; states are rounded to
+    their types, and the master takes the way. `lost` (1) int32 grows by the number of elements whose step is not zero
+    and of which weight and memory have stayed what they were.
     """
 
     phase: ClassVar[Phase] = Phase.UPDATE
