@@ -147,6 +147,7 @@ class Printer:
             "classes": output.type.shape[-1] if target.dtype is DType.I32 else 0,
             "loss_offset": program.results[STEP][0].offset, "output_offset": output.offset,
             "zeros": self._widest_pixel(), "entries": entries,
+            "has_codes": any(resident.buffer.type.dtype is DType.U8 for resident in program.residents),
             "structs": [
                 {"struct": struct, "name": name, "fields": _wrapped(map(_field, scalars), _PER_LINE)}
                 for (struct, scalars), name in self._structs.items()
@@ -184,13 +185,18 @@ class Printer:
                 text = cnames.comment(f"{here[0]}, {_PHASES[here[1]]}") if here != heading else ""
                 heading = here
                 number = numbers.get(id(statement))
-                printed.append({"number": number, "heading": text, "lines": lines})
+                printed.append({"number": number, "heading": text, "lines": lines, "base": self._base(statement)})
         parameters = {
             self.training.sample: "const odl_half *sample",
             self.training.target: "const int32_t *label" if self._labelled else "const odl_half *target",
         }
         wanted = {STEP: list(parameters), INFER: [self.training.sample], APPLY: []}[name]
         return {"name": name, "parameters": [parameters[space] for space in wanted], "statements": printed}
+
+    def _base(self, statement: Statement) -> str:
+        """The memory that a call works in."""
+        outputs = statement.outputs if isinstance(statement, Call) else ()
+        return "odl_l1" if any(buffer.space == LOCAL for buffer in outputs) else "arena"
 
     def _statement(self, statement: Statement, declared: set[str]) -> list[str]:
         if isinstance(statement, Call):
@@ -250,7 +256,12 @@ class Printer:
         name = self._names[key]
         if key not in declared:
             declared.add(key)
-            place = f"{_accessor(buffer)}({buffer.offset})"
+            near = not self.program.has_team
+            place = (
+                f"{_accessor(buffer)}({buffer.offset})"
+                if near
+                else f"({buffer.type.dtype.c} *)(void *)BYTE({buffer.offset})"
+            )
             role = f"{self.program.resident(key).tensor.role.value} " if buffer.held else ""
             declarations.append(f"{buffer.type.dtype.c} *const {name} = {place}; /* {role}{buffer.type} */")
         return name
@@ -320,7 +331,7 @@ class Printer:
         traced = [
             {
                 "call": number, "offset": buffer.offset, "n_bytes": buffer.type.n_bytes,
-                "elem_bytes": buffer.type.dtype.n_bytes, "is_float": int(buffer.type.dtype is not DType.I32),
+                "elem_bytes": buffer.type.dtype.n_bytes, "is_float": int(buffer.type.dtype.is_float),
                 "comment": cnames.comment(buffer.value),
             }
             for number, buffer in traced_buffers(self.program)
@@ -341,7 +352,7 @@ def _named(buffer: Buffer) -> str:
 
 
 def _accessor(buffer: Buffer) -> str:
-    return {DType.F16: "HALF", DType.F32: "FLOAT", DType.I32: "INT"}[buffer.type.dtype]
+    return {DType.F16: "HALF", DType.F32: "FLOAT", DType.I32: "INT", DType.U8: "CODE"}[buffer.type.dtype]
 
 
 def _number(value: int | float) -> str:

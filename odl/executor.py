@@ -199,4 +199,4 @@ class _Transfers:
 
 
 def _canonical(array: Array) -> Array:
-    return array if array.dtype == np.int32 else fp16.canonical(array)
+    return fp16.canonical(array) if array.dtype.kind == "f" else array

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from odl.graph import Graph, Node
 from odl.lower_tiles import lower_tiles
 from odl.memory import Plan
-from odl.program import LOCAL, Buffer, Call, Program, Resident, Statement
+from odl.program import LOCAL, Barrier, Buffer, Call, Program, Resident, Statement
 from odl.residency import Layout
 
 
 def lower(graphs: Sequence[Graph], plan: Plan, layouts: Mapping[str, Layout] | None = None) -> Program:
     """The Program of scheduled `graphs`, whose names become its entries, with every value where `plan` puts it.
 
-    With `layouts`, by graph name, calls work in a local memory and statements move tensors there and back.
+    With `layouts`, by graph name, calls work in a local memory and statements move tensors there and back; the calls of
+    a graph without a layout work in the arena, one after another.
     """
     buffers = {graph.name: _buffers(graph, plan) for graph in graphs}
     residents: dict[str, Resident] = {}
@@ -22,9 +23,7 @@ def lower(graphs: Sequence[Graph], plan: Plan, layouts: Mapping[str, Layout] | N
         for name, tensor in graph.persistent.items():
             residents.setdefault(name, Resident(tensor, buffers[graph.name][name]))
     return Program(
-        entries={
-            graph.name: _entry(graph, buffers[graph.name], layouts[graph.name] if layouts else None) for graph in graphs
-        },
+        entries={graph.name: _entry(graph, buffers[graph.name], layouts) for graph in graphs},
         residents=tuple(residents.values()),
         inputs={name: type_ for graph in graphs for name, type_ in graph.inputs.items()},
         results={graph.name: tuple(buffers[graph.name][value] for value in graph.outputs) for graph in graphs},
@@ -34,10 +33,12 @@ def lower(graphs: Sequence[Graph], plan: Plan, layouts: Mapping[str, Layout] | N
     )
 
 
-def _entry(graph: Graph, buffers: Mapping[str, Buffer], layout: Layout | None) -> tuple[Statement, ...]:
-    if layout:
-        return lower_tiles(layout, buffers, _states(graph))
-    return tuple(_call(graph, node, buffers) for node in graph.nodes)
+def _entry(graph: Graph, buffers: Mapping[str, Buffer], layouts: Mapping[str, Layout] | None) -> tuple[Statement, ...]:
+    if layouts and graph.name in layouts:
+        return lower_tiles(layouts[graph.name], buffers, _states(graph))
+    calls = [_call(graph, node, buffers) for node in graph.nodes]
+    behind: tuple[Statement, ...] = (Barrier(),) if layouts else ()
+    return tuple(statement for call in calls for statement in (call, *behind))
 
 
 def _buffers(graph: Graph, plan: Plan) -> dict[str, Buffer]:

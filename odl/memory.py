@@ -82,7 +82,8 @@ class Tiled:
 def plan(graphs: Sequence[Graph], tiled: Mapping[str, Tiled] | None = None) -> Plan:
     """Places for the values of scheduled graphs that run one at a time, so that their transient values may overlap.
 
-    With `tiled`, by graph name, only values that leave the local memory have places.
+    With `tiled`, by graph name, only values that leave the local memory have places; a graph without an entry has all
+    of its values in the arena.
     """
     tiled = tiled or {}
     assert len({graph.name for graph in graphs}) == len(graphs), "two graphs have the same name"
@@ -229,7 +230,7 @@ def _last_uses(graph: Graph, root: Mapping[str, str]) -> dict[str, int]:
 
 
 def _has_home(block: Block, tiled: Mapping[str, Tiled], graph: Graph) -> bool:
-    return not tiled or not tiled[graph.name].homes.isdisjoint(block.values)
+    return graph.name not in tiled or not tiled[graph.name].homes.isdisjoint(block.values)
 
 
 def _is_transient(graph: Graph, block: Block) -> bool:

@@ -20,18 +20,23 @@ class DType(Enum):
     F16 = "f16"
     F32 = "f32"
     I32 = "i32"
+    U8 = "u8"
 
     @property
     def n_bytes(self) -> int:
-        return 2 if self is DType.F16 else 4
+        return int(self.value[1:]) // 8
+
+    @property
+    def is_float(self) -> bool:
+        return self.value.startswith("f")
 
     @property
     def numpy(self) -> np.dtype[np.generic]:
-        return np.dtype({"f16": np.float16, "f32": np.float32, "i32": np.int32}[self.value])
+        return np.dtype({"f16": np.float16, "f32": np.float32, "i32": np.int32, "u8": np.uint8}[self.value])
 
     @property
     def c(self) -> str:
-        return {"f16": "odl_half", "f32": "float", "i32": "int32_t"}[self.value]
+        return {"f16": "odl_half", "f32": "float", "i32": "int32_t", "u8": "uint8_t"}[self.value]
 
 
 @dataclass(frozen=True)

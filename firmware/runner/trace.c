@@ -11,6 +11,7 @@
 static struct odl_job wishes;
 static uint32_t step;
 static uint32_t next_traced;
+static uint32_t last_call;
 
 static uint32_t hashes[ODL_TRACED_COUNT];
 static uint32_t profile[ODL_CALL_COUNT][ODL_COUNTERS];
@@ -34,12 +35,12 @@ uint32_t odl_trace_n_counters(void)
     return ODL_COUNTERS;
 }
 
-static uint32_t hash(const uint8_t *data, const struct odl_traced *traced)
+static uint32_t hash(uint32_t so_far, const uint8_t *data, const struct odl_traced *traced)
 {
     if (traced->is_float) {
-        return odl_crc32_floats(0, data, traced->n_bytes, traced->elem_bytes);
+        return odl_crc32_floats(so_far, data, traced->n_bytes, traced->elem_bytes);
     }
-    return odl_crc32(0, data, traced->n_bytes);
+    return odl_crc32(so_far, data, traced->n_bytes);
 }
 
 static void dump(const uint8_t *data, const struct odl_traced *traced, uint32_t index)
@@ -53,9 +54,14 @@ static void dump(const uint8_t *data, const struct odl_traced *traced, uint32_t 
     odl_log_finish();
 }
 
-/* Calls come in rising order within a step, and so do the traced tensors: one cursor serves both. */
+/* Calls come in rising order within an entry of the program, and so do the traced tensors: one cursor serves both. A step
+ * may run an entry again: its hashes then go on from those of before. */
 static void look_at(const uint8_t *arena, uint32_t call)
 {
+    if (call <= last_call) {
+        next_traced = 0;
+    }
+    last_call = call;
     while (next_traced < ODL_TRACED_COUNT && odl_traced[next_traced].call < call) {
         next_traced++;
     }
@@ -63,7 +69,7 @@ static void look_at(const uint8_t *arena, uint32_t call)
         const struct odl_traced *traced = &odl_traced[next_traced];
         const uint8_t *data = arena + traced->offset;
         if (wishes.flags & ODL_JOB_HASHES) {
-            hashes[next_traced] = hash(data, traced);
+            hashes[next_traced] = hash(hashes[next_traced], data, traced);
         }
         if ((wishes.flags & ODL_JOB_DUMP) && step == wishes.dump_step && next_traced == wishes.dump_traced) {
             dump(data, traced, next_traced);
@@ -138,6 +144,7 @@ void odl_trace_begin(uint32_t this_step)
 {
     step = this_step;
     next_traced = 0;
+    last_call = 0;
     for (uint32_t i = 0; i < ODL_TRACED_COUNT; i++) {
         hashes[i] = 0;
     }
