@@ -19,7 +19,7 @@ from odl.console import Console
 from odl.errors import BitsDifferError, ExitCode, ToolError, UsageError
 from odl.fp16 import Accumulate
 from odl.project import MARKER, read_origins, sha256
-from odl.recipe import LOSSES, OPTIMIZERS, Recipe, read_recipe
+from odl.recipe import LOSSES, OPTIMIZERS, PARAMETERS, Recipe, read_recipe
 from odl.targets import DEFAULT, TARGETS, machine_for
 from odl.targets.pulp import PULP_OPEN
 from odl.toolchain import doctor as look_around
@@ -98,13 +98,17 @@ _RECIPE_HELP = {
     "weight_decay": "Weight decay, added to the gradient.",
     "batch": "Samples per update.",
     "trainable": "ONNX names of the weights or nodes to train, with * and ?. May be repeated.",
+    "last": "Train only the last so many layers of those; 0: all.",
+    "parameters": "Which of their weights: all, only biases, or scale and shift of normalisations.",
+    "channels": "Output channels to train: NAME=8:24, or NAME=0.25 for the first quarter. May be repeated.",
+    "lora_rank": "Train low-rank adapters of so many rows instead of dense weights; 0: none.",
     "accumulate": "Accumulator of sums of products.",
     "gradients": "Type of weight gradients.",
     "loss_scale": "Factor on the loss's gradient, divided out in the update.",
     "seed": "Seed of the sample order.",
 }
 _CHOICES = {
-    "loss": LOSSES, "optimizer": OPTIMIZERS, "gradients": ("fp32", "fp16"),
+    "loss": LOSSES, "optimizer": OPTIMIZERS, "gradients": ("fp32", "fp16"), "parameters": PARAMETERS,
     "accumulate": tuple(mode.value for mode in Accumulate),
 }  # fmt: skip
 
@@ -120,7 +124,7 @@ def recipe_options(function: Callable[..., None]) -> Callable[..., None]:
 
     for field in reversed(fields(Recipe)):
         many = isinstance(field.default, tuple)
-        default = ", ".join(field.default) if many else field.default
+        default = ", ".join(field.default) or "none" if many else field.default
         click.option(
             f"--{field.name.replace('_', '-')}", field.name, multiple=many, metavar="PATTERN" if many else None,
             type=click.Choice(_CHOICES[field.name]) if field.name in _CHOICES else str if many else type(field.default),
@@ -306,7 +310,7 @@ def export(console: Console, run_folder: Path, output: Path) -> None:
     read_origins(run_folder)
     compiled = _compile(console, run_folder, RecipeFlags(None, {}), None)
     api.export(compiled, api.load_weights(run_folder, compiled), output)
-    console.answer({"model": str(output), "trained": list(compiled.training.trainable)}, render.exported)
+    console.answer({"model": str(output), "trained": list(compiled.training.initializers)}, render.exported)
 
 
 @verb

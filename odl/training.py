@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 import numpy as np
 
 from odl.autodiff import differentiate
-from odl.errors import ModelError, UsageError
+from odl.errors import ModelError
 from odl.fp16 import Accumulate
-from odl.graph import Builder, Graph, Operator, Persistent, Phase, Role, fresh, prune
+from odl.graph import Builder, Graph, Operator, Persistent, Phase, Role, Slice, fresh, prune
 from odl.ops.accumulate import AccumulateGradient, ClearGradient
 from odl.ops.count import Count
 from odl.ops.cross_entropy import SoftmaxCrossEntropy, SoftmaxCrossEntropyGradient
 from odl.ops.mean_squared_error import MeanSquaredError, MeanSquaredErrorGradient
 from odl.ops.sgd import SgdUpdate
 from odl.ops.softmax import Softmax
+from odl.passes.adapters import Adapter, add_adapters
 from odl.recipe import Recipe
+from odl.trainable import cut_gradients, select
 from odl.types import DType, TensorType
 
 STEP, APPLY, INFER = "train_step", "apply_batch", "infer"
@@ -32,6 +33,8 @@ class Training:
 
     `step` sees one sample: forward, loss, backward and, with batch 1, the updates. With a larger batch it adds its
     gradients to sums, and `apply` updates from the sums and clears them. `target` is the label or the target tensor.
+    `trainable` are the tensors that are trained; `channels` says of those that are trained in part which channels are.
+    With `adapters`, those are what is trained.
     """
 
     recipe: Recipe
@@ -40,61 +43,59 @@ class Training:
     target: str
     loss: str
     trainable: tuple[str, ...]
+    channels: Mapping[str, Slice] = field(default_factory=dict)
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def step(self) -> Graph:
         return self.graphs[STEP]
 
+    @property
+    def initializers(self) -> tuple[str, ...]:
+        """What training changes of the ONNX file."""
+        return tuple(adapter.weight for adapter in self.adapters) or self.trainable
+
+    def trained_elements(self, name: str) -> int:
+        """How many elements of a tensor an update may change."""
+        if name not in self.trainable:
+            return 0
+        type_ = self.step.types[name]
+        return (self.channels[name].of(type_) if name in self.channels else type_).n_elems
+
 
 def build_training(model: Graph, recipe: Recipe) -> Training:
     """The training graphs of `model`, which has one input and one output."""
+    chosen: Mapping[str, Slice | None] = select(model, recipe)
+    adapters: tuple[Adapter, ...] = ()
+    if recipe.lora_rank:
+        model, adapters = add_adapters(model, tuple(chosen), recipe.lora_rank, recipe.seed)
+        chosen = dict.fromkeys(name for adapter in adapters for name in (adapter.down, adapter.up))
     configure = partial(_configured, recipe=recipe)
     model = replace(model, nodes=tuple(replace(node, op=configure(node.op)) for node in model.nodes))
-    trainable = find_trainable(model, recipe.trainable)
     forward = _without_head(model) if recipe.loss == "cross_entropy" else model
     build = Builder(forward, configure)
     target, loss, seed = _loss(build, forward.outputs[0], recipe)
-    gradients = differentiate(build, forward.nodes, (forward.outputs[0], seed), trainable)
-    trained = tuple(name for name in trainable if name in gradients)
+    gradients = differentiate(build, forward.nodes, (forward.outputs[0], seed), tuple(chosen))
+    trained = tuple(name for name in chosen if name in gradients)
     if not trained:
         raise ModelError("nothing-to-train", "", "no path leads from the loss to a trainable weight")
+    gradients = {name: gradients[name] for name in trained}
+    channels = {name: run for name, run in chosen.items() if run and name in gradients}
+    cut_gradients(build, gradients, channels)
     build.phase = Phase.UPDATE
     layers = _layers(forward)
     if recipe.batch == 1:
-        carries = _updates(build, {name: gradients[name] for name in trained}, layers, recipe)
+        carries = _updates(build, gradients, layers, recipe, channels)
         graphs = {STEP: build.graph(STEP, (loss,), carries)}
     else:
-        sums = _accumulations(build, {name: gradients[name] for name in trained}, layers)
+        sums = _accumulations(build, gradients, layers)
         carries = {held: value for held, value in sums.values()} | _counted(build, recipe.batch)
         graphs = {STEP: build.graph(STEP, (loss,), carries)}
         held = {name: held for name, (held, _) in sums.items()}
-        graphs[APPLY] = _apply_batch(graphs[STEP], held, layers, recipe)
+        graphs[APPLY] = _apply_batch(graphs[STEP], held, layers, recipe, channels)
     graphs[INFER] = replace(model, name=INFER)
     graphs = {name: prune(graph) for name, graph in graphs.items()}
-    return Training(recipe, graphs, next(iter(model.inputs)), target, loss, trained)
-
-
-def find_trainable(model: Graph, patterns: tuple[str, ...]) -> tuple[str, ...]:
-    """The weights whose initializer's or node's ONNX name matches a pattern, in the model's order."""
-    users: dict[str, set[str]] = {name: {name} for name in model.persistent}
-    for node in model.nodes:
-        for value in node.inputs:
-            if value in users:
-                users[value].add(node.layer)
-    weights = [name for name, tensor in model.persistent.items() if tensor.origin is not None]
-    names = sorted({name for weight in weights for name in users[weight]})
-    for pattern in patterns:
-        if weights and not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(
-                "no-such-weight",
-                pattern,
-                "matches no weight and no node that has weights",
-                f"names: {', '.join(names)}",
-            )
-    return tuple(
-        weight for weight in weights
-        if any(fnmatchcase(name, pattern) for name in users[weight] for pattern in patterns)
-    )  # fmt: skip
+    return Training(recipe, graphs, next(iter(model.inputs)), target, loss, trained, channels, adapters)
 
 
 def _without_head(model: Graph) -> Graph:
@@ -131,14 +132,23 @@ def _layers(forward: Graph) -> dict[str, str]:
     return found
 
 
-def _updates(build: Builder, gradients: Mapping[str, str], layers: Mapping[str, str], recipe: Recipe) -> dict[str, str]:
-    """Append one update a weight; returns what every changed persistent tensor is afterwards."""
+def _updates(
+    build: Builder,
+    gradients: Mapping[str, str],
+    layers: Mapping[str, str],
+    recipe: Recipe,
+    channels: Mapping[str, Slice],
+) -> dict[str, str]:
+    """Append one update a weight; returns what every changed persistent tensor is afterwards. A gradient, and with it
+    the optimizer's state, has the trained `channels` of its weight alone."""
     carries: dict[str, str] = {}
     op = SgdUpdate(recipe.lr, recipe.momentum, recipe.weight_decay, 1.0 / (recipe.loss_scale * recipe.batch))
     for name, gradient in gradients.items():
         build.layer = layers[name]
-        state = (_zeros(build, f"{name}.velocity", build.types[name], Role.VELOCITY),) if recipe.momentum else ()
-        new = build.add_many(op, (name, gradient, *state), [f"{held}.new" for held in (name, *state)])
+        type_ = TensorType(build.types[gradient].shape)
+        state = (_zeros(build, f"{name}.velocity", type_, Role.VELOCITY),) if recipe.momentum else ()
+        rows = replace(op, row=channels[name].first if name in channels else 0)
+        new = build.add_many(rows, (name, gradient, *state), [f"{held}.new" for held in (name, *state)])
         carries.update(zip((name, *state), new, strict=True))
     return carries
 
@@ -162,14 +172,20 @@ def _counted(build: Builder, batch: int) -> dict[str, str]:
     return {counter: build.add(Count(batch), (counter,), f"{counter}.new")}
 
 
-def _apply_batch(step: Graph, held: Mapping[str, str], layers: Mapping[str, str], recipe: Recipe) -> Graph:
+def _apply_batch(
+    step: Graph,
+    held: Mapping[str, str],
+    layers: Mapping[str, str],
+    recipe: Recipe,
+    channels: Mapping[str, Slice],
+) -> Graph:
     """The end of a batch: update from the sums, then clear them."""
     build = Builder()
     build.phase = Phase.UPDATE
     for name, total in held.items():
         build.hold(step.persistent[name])
         build.hold(step.persistent[total])
-    carries = _updates(build, held, layers, recipe)
+    carries = _updates(build, held, layers, recipe, channels)
     for name, total in held.items():
         build.layer = layers[name]
         carries[total] = build.add(ClearGradient(), (total,), f"{total}.cleared")

@@ -20,9 +20,10 @@ from odl.types import Array, TensorType
 class SgdUpdate(Operator):
     """w[rows] = round16(w - lr * g') where g' = g * scale + decay * w, each operation rounded to binary32.
 
-    w (N, ...) binary16; g (count, ...) binary32 or binary16, of the rows `first` .. `first + count - 1` of w (all where
-    count is 0). `scale` undoes the loss scale and averages over the batch. With a velocity v (like w) as third input:
-    v[rows] = round16(momentum * v + g'), w[rows] = round16(w - lr * v), the latter of the rounded v.
+    w (N, ...) binary16, of which the rows from `row` on are trained: all, or as many as the whole gradient has; g
+    (count, ...) binary32 or binary16, of rows `first` .. `first + count - 1` of these (all where count is 0). `scale`
+    undoes the loss scale and averages over the batch. With a velocity v, which has the trained rows alone, as third
+    input: v[rows] = round16(momentum * v + g'), w[rows] = round16(w - lr * v), the latter of the rounded v.
     An element whose g is not finite leaves w and v as they are: no weight is touched by a non-finite gradient.
     """
 
@@ -35,23 +36,26 @@ class SgdUpdate(Operator):
     scale: float = 1.0
     first: int = 0
     count: int = 0
+    row: int = 0
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         w, g, *velocity = inputs
-        assert g.shape == (self.count or w.shape[0], *w.shape[1:]), (w, g)
+        assert g.shape == (self.count or g.shape[0], *w.shape[1:]), (w, g)
+        assert self.row + self.first + g.shape[0] <= w.shape[0], (w, g)
+        assert all(v.shape[1:] == w.shape[1:] and self.first + g.shape[0] <= v.shape[0] for v in velocity), (w, g)
         return (w, *velocity)
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         w, g, *velocity = (array.copy() for array in inputs)
-        block = slice(self.first, self.first + g.shape[0])
+        block, kept = (slice(first, first + g.shape[0]) for first in (self.row + self.first, self.first))
         lr, momentum, decay, scale = map(np.float32, (self.lr, self.momentum, self.decay, self.scale))
         finite = np.isfinite(g)
         with np.errstate(all="ignore"):
             old = w[block].astype(np.float32)
             step = g.astype(np.float32) * scale + decay * old
             for v in velocity:
-                v[block] = np.where(finite, fp16.half(momentum * v[block].astype(np.float32) + step), v[block])
-                step = v[block].astype(np.float32)
+                v[kept] = np.where(finite, fp16.half(momentum * v[kept].astype(np.float32) + step), v[kept])
+                step = v[kept].astype(np.float32)
             w[block] = np.where(finite, fp16.half(old - lr * step), w[block])
         return (w, *velocity)
 
@@ -61,18 +65,21 @@ class SgdUpdate(Operator):
         cut = cut or Slice(0, 0, g.shape[0])
         if cut.axis:
             return None
-        rows = Slice(0, self.first + cut.first, self.first + cut.last)
-        held = None if len(rows) == w.shape[0] else rows
+        kept = Slice(0, self.first + cut.first, self.first + cut.last)
+        rows = Slice(0, self.row + kept.first, self.row + kept.last)
         part = None if len(cut) == g.shape[0] else cut
-        return Tile(replace(self, first=0, count=0), (held, part, *(held for _ in velocity)), (held,) * len(outputs))
+        changed = tuple(
+            None if len(cut) == held.shape[0] else where for held, where in zip((w, *velocity), (rows, kept), strict=False)
+        )
+        return Tile(replace(self, first=0, count=0, row=0), (changed[0], part, *changed[1:]), changed)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         w, g, *velocity = inputs
-        row = w.n_elems // w.shape[0]
+        width = w.n_elems // w.shape[0]
         name = "sgd_momentum_update" if velocity else "sgd_update"
-        sizes = {"first": self.first * row, "n_elems": g.n_elems}
+        sizes = {"first": (self.row + self.first) * width, "n_elems": g.n_elems}
         rates = {"lr": self.lr, "decay": self.decay, "scale": self.scale}
-        extra = {"momentum": self.momentum} if velocity else {}
+        extra = {"momentum": self.momentum, "first_v": self.first * width} if velocity else {}
         return Kernel(f"{name}_{g.dtype.value}", {**sizes, **rates, **extra})
 
     def split(self, first: int, count: int) -> Operator:
