@@ -68,9 +68,8 @@ class SgdUpdate(Operator):
         kept = Slice(0, self.first + cut.first, self.first + cut.last)
         rows = Slice(0, self.row + kept.first, self.row + kept.last)
         part = None if len(cut) == g.shape[0] else cut
-        changed = tuple(
-            None if len(cut) == held.shape[0] else where for held, where in zip((w, *velocity), (rows, kept), strict=False)
-        )
+        held = ((w, rows), *((v, kept) for v in velocity))
+        changed = tuple(None if len(cut) == type_.shape[0] else where for type_, where in held)
         return Tile(replace(self, first=0, count=0, row=0), (changed[0], part, *changed[1:]), changed)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:

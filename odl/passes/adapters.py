@@ -57,8 +57,9 @@ def add_adapters(model: Graph, weights: Sequence[str], rank: int, seed: int) -> 
 def merged(weight: Array, down: Array, up: Array) -> Array:
     """W + B A in binary64, of binary16 W (N, K), A (r, K) and B (N, r); products added in order of r, then to W."""
     change = np.zeros(weight.shape)
-    for column, row in zip(up.T.astype(np.float64), down.astype(np.float64), strict=True):
-        change += np.outer(column, row)
+    with np.errstate(all="ignore"):
+        for column, row in zip(up.T.astype(np.float64), down.astype(np.float64), strict=True):
+            change += np.outer(column, row)
     return weight.astype(np.float64) + change
 
 
