@@ -140,7 +140,8 @@ def _saved(savings: Result | None) -> str:
     rows = []
     for key, word in words.items():
         chosen, everything = savings["chosen"][key], savings["everything"][key]
-        rows.append((word, everything, chosen, everything - chosen, f"{100 * (1 - chosen / everything):.1f} %"))
+        share = 100 * (1 - chosen / everything) if everything else 0
+        rows.append((word, everything, chosen, everything - chosen, f"{share:.1f} %"))
     return "what is saved, in a flat memory\n" + table(("", "everything", "this recipe", "saved", ""), rows)
 
 

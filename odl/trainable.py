@@ -161,7 +161,7 @@ def _with_channels(model: Graph, weights: Sequence[str], words: Sequence[str]) -
         found = [weight for weight in weights if _matches(names[weight], run.pattern)]
         cut = [weight for weight in found if weight in can_be_cut]
         if not cut:
-            why = f"only {', '.join(found)} match, which are trained whole: no kernels of Conv, Gemm or MatMul"
+            why = f"matches only {', '.join(found)}: no kernel of Conv, Gemm or MatMul that can be cut"
             raise UsageError("no-channels", word, why, "depthwise kernels and biases have no runs of channels")
         for weight in cut:
             n_channels = model.types[weight].shape[0]
