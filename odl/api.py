@@ -27,10 +27,11 @@ from odl.data import Data, load_data
 from odl.errors import FitError, TargetError, UsageError
 from odl.export import export_model
 from odl.frontend import Model, load_model
-from odl.graph import Graph, Role
+from odl.graph import Graph
 from odl.lower import lower
 from odl.memory import Plan
 from odl.ops.finish_step import DIVERGED, SKIPPED, TRIED
+from odl.passes.adapters import merged
 from odl.passes.for_cluster import prepare
 from odl.passes.rematerialize import gather, rematerialize
 from odl.passes.split_gradients import split_gradients
@@ -132,7 +133,7 @@ def compile_model(
     `target` is one by name, or one that was made of it (`Target.resized`); folders remember the name alone.
     """
     recipe, machine = recipe or Recipe(), find_target(target) if isinstance(target, str) else target
-    model = load_model(Path(path))
+    model = load_model(Path(path), keeps_norms=recipe.parameters == "norms")
     training = build_training(model.graph, recipe)
     if machine.l1_bytes:
         return _compile_tiled(model, recipe, machine, training, tuning)
@@ -330,11 +331,15 @@ def load_weights(folder: str | Path, compiled: Compiled) -> dict[str, Array]:
 
 
 def export(compiled: Compiled, weights: Mapping[str, Array], path: str | Path) -> None:
-    """Write the original model with its trained weights, whole or not at all. Raises UsageError `file-unwritable`."""
-    trained = {
-        name: value for name, value in weights.items()
-        if compiled.program.resident(name).tensor.role is Role.WEIGHT
-    }  # fmt: skip
+    """Write the original model with its trained weights, whole or not at all; adapters become part of the weights that
+    they adapt. Raises UsageError `file-unwritable`."""
+    trained = {name: value for name, value in weights.items() if name in compiled.training.trainable}
+    if compiled.training.adapters:
+        held = compiled.model.graph.persistent
+        trained = {
+            a.weight: merged(held[a.weight].initial, trained[a.down], trained[a.up])
+            for a in compiled.training.adapters
+        }  # fmt: skip
     model, path = export_model(compiled.model, trained).SerializeToString(), Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -84,7 +84,9 @@ def shape_of(recipe: Recipe) -> dict[str, str]:
     scale = recipe.loss_scale * recipe.batch
     told = {
         "loss": recipe.loss, "optimizer": recipe.optimizer, "batch": recipe.batch,
-        "trainable": ", ".join(recipe.trainable), "accumulate": recipe.accumulate, "gradients": recipe.gradients,
+        "trainable": ", ".join(recipe.trainable), "last": recipe.last, "parameters": recipe.parameters,
+        "channels": ", ".join(recipe.channels), "lora_rank": recipe.lora_rank,
+        "accumulate": recipe.accumulate, "gradients": recipe.gradients,
         "momentum": "some" if recipe.momentum else "none", "weight_decay": "some" if recipe.weight_decay else "none",
         "gradient_scale": "none" if scale == 1 else "some",
     }  # fmt: skip

@@ -109,6 +109,10 @@ _RECIPE_HELP = {
     "batch": "Samples per update.",
     "updates": "When weights change: each as soon as it can, or all at the end, after one decision.",
     "trainable": "ONNX names of the weights or nodes to train, with * and ?. May be repeated.",
+    "last": "Train only the last so many layers of those; 0: all.",
+    "parameters": "Which of their weights: all, only biases, or scale and shift of normalisations.",
+    "channels": "Output channels to train: NAME=8:24, or NAME=0.25 for the first quarter. May be repeated.",
+    "lora_rank": "Train low-rank adapters of so many rows instead of dense weights; 0: none.",
     "accumulate": "Accumulator of sums of products.",
     "gradients": "Type of weight gradients.",
     "loss_scaling": "Whether the loss scale is 1, constant, or follows overflows.",
@@ -134,7 +138,7 @@ def recipe_options(function: Callable[..., None]) -> Callable[..., None]:
 
     for field in reversed(fields(Recipe)):
         many = isinstance(field.default, tuple)
-        default = ", ".join(field.default) if many else field.default
+        default = ", ".join(field.default) or "none" if many else field.default
         flag = field.name.replace("_", "-")
         click.option(
             f"--{flag}/--no-{flag}" if isinstance(field.default, bool) else f"--{flag}",
@@ -323,7 +327,7 @@ def export(console: Console, run_folder: Path, output: Path) -> None:
     read_origins(run_folder)
     compiled = _compile(console, run_folder, RecipeFlags(None, {}), None)
     api.export(compiled, api.load_weights(run_folder, compiled), output)
-    console.answer({"model": str(output), "trained": list(compiled.training.trainable)}, render.exported)
+    console.answer({"model": str(output), "trained": list(compiled.training.initializers)}, render.exported)
 
 
 @verb

@@ -17,12 +17,12 @@ _DATA_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64
 
 
 def export_model(model: Model, weights: Mapping[str, Array]) -> onnx.ModelProto:
-    """The original model with what training changed in `weights` (stored binary16, by name) put into its initializers.
+    """The original model with what training changed in `weights` (as stored, by name) put into its initializers.
 
-    Every element whose binary16 number is still the first one keeps its original bits, and with it whatever binary16
-    lost; so do all other initializers, names, order, opset, metadata and comments. A folded BatchNormalization is
-    unfolded. External data comes back inside the file. Raises ModelError `weight-not-finite` for weights that training
-    drove out of range.
+    They are binary16, or binary64 where adapters have been added to them. Every element whose number is still the first
+    one keeps its original bits, and with it whatever binary16 lost; so do all other initializers, names, order, opset,
+    metadata and comments. A folded BatchNormalization is unfolded. External data comes back inside the file. Raises
+    ModelError `weight-not-finite` for weights that training drove out of range.
     """
     trained: dict[str, Array] = {}
     problems = []

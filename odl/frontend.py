@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from math import prod
 from pathlib import Path
@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 import odl.ops  # noqa: F401  fills the registry
 from odl.errors import ModelError, OdlError, Problem
-from odl.folding import fold_batch_normalization
+from odl.folding import Folded, fold_batch_normalization
 from odl.graph import Graph, prune
 from odl.model_file import ONNX_DOMAINS, check, dims_text, first_line, flatten, inferred_shapes, read_model
 from odl.ops._importer import BATCH_HINT, IMPORTS, Importer, OnnxNode, stored_shape
@@ -54,8 +54,12 @@ class Model:
     vanished: dict[str, int]
 
 
-def load_model(path: Path) -> Model:
-    """Read, check and import an ONNX file; raises ModelError with every problem that was found."""
+def load_model(path: Path, *, keeps_norms: bool = False) -> Model:
+    """Read, check and import an ONNX file; raises ModelError with every problem that was found.
+
+    `keeps_norms`: scale and shift of a BatchNormalization stay tensors of their own, and only its statistics are folded
+    into the convolution before it.
+    """
     proto = read_model(path)
     flat = flatten(proto)
     problems = [*_interface_problems(flat.graph), *_unsupported(flat)]
@@ -65,7 +69,8 @@ def load_model(path: Path) -> Model:
     constants = {tensor.name: _array(tensor, f"initializer '{tensor.name}'") for tensor in flat.graph.initializer}
     nodes = _settled(_nodes(flat.graph), constants)
     _check_nodes(nodes, constants)
-    graph, vanished = _import(flat.graph, nodes, constants)
+    folded = fold_batch_normalization(nodes, constants, {value.name for value in flat.graph.output}, keeps_norms)
+    graph, vanished = _import(flat.graph, folded, constants | folded.constants)
     return Model(path, proto, graph, vanished)
 
 
@@ -235,13 +240,11 @@ def _constant_problems(name: str, array: Array) -> Iterator[Problem]:
 # --- the import -------------------------------------------------------------------------------------------------------
 
 
-def _import(
-    graph: onnx.GraphProto, nodes: Sequence[OnnxNode], constants: dict[str, Array]
-) -> tuple[Graph, dict[str, int]]:
+def _import(graph: onnx.GraphProto, folded: Folded, constants: dict[str, Array]) -> tuple[Graph, dict[str, int]]:
     (source,), (output,) = _sources(graph), graph.output
-    nodes, affine = fold_batch_normalization(nodes, constants, {output.name})
+    nodes = folded.nodes
     initializers = [tensor.name for tensor in graph.initializer]
-    importer = Importer(constants, initializers, affine)
+    importer = Importer(constants, initializers, folded.affine)
     # No value that an operator names may take the name of an initializer that is read later.
     importer.build.types.update((name, TensorType(())) for name in initializers)
     shape = _shape(source)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from fractions import Fraction
 from math import frexp, inf
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from odl.errors import UsageError
 from odl.fp16 import Accumulate
 from odl.masters import Master
 
+_CHANNELS = re.compile(r"(.+)=(?:([0-9]+):([0-9]+)|([0-9]*\.[0-9]+))")
 _LARGEST = 3.4028234663852886e38  # of binary32
 _COUNTS = 2**31 - 1
 
@@ -25,6 +28,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "lr_schedule": ("constant", "step", "cosine"),
     "loss_scaling": ("none", "static", "dynamic"),
     "updates": ("immediate", "kept"),
+    "parameters": ("all", "biases", "norms"),
     "accumulate": tuple(mode.value for mode in Accumulate),
     "gradients": ("fp32", "fp16"),
 }
@@ -42,6 +46,8 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
     "lr_gamma": (0, 1, False),
     "lr_least": (0, _LARGEST, True),
     "batch": (1, 65536, True),
+    "last": (0, inf, True),
+    "lora_rank": (0, inf, True),
     "loss_scale": (2.0**-40, 2.0**16, True),
     "scale_growth": (2, 2.0**16, True),
     "scale_backoff": (2.0**-16, 0.5, True),
@@ -56,10 +62,37 @@ _POWERS_OF_TWO = ("loss_scale", "scale_growth", "scale_backoff", "scale_floor") 
 
 
 @dataclass(frozen=True)
+class ChannelRun:
+    """A word of `channels`: of the layers that match `pattern`, output channels `first` .. `last` - 1, or the first
+    `share` of them."""
+
+    pattern: str
+    first: int = 0
+    last: int = 0
+    share: Fraction = Fraction(0)
+
+    def of(self, n_channels: int) -> tuple[int, int]:
+        """(first, last) in a layer of `n_channels`; a share is whole channels, at least one."""
+        return (0, max(1, int(self.share * n_channels))) if self.share else (self.first, self.last)
+
+
+def channel_run(word: str) -> ChannelRun | None:
+    """`PATTERN=8:24` or `PATTERN=0.25`; None where it is neither, or names no channel."""
+    found = _CHANNELS.fullmatch(word)
+    if not found:
+        return None
+    pattern, first, last, share = found.groups()
+    if share:
+        return ChannelRun(pattern, share=Fraction(share)) if 0 < Fraction(share) <= 1 else None
+    return ChannelRun(pattern, int(first), int(last)) if int(first) < int(last) else None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What `recipe.toml` and the command line say. Words follow ONNX Runtime training and PyTorch where they had one.
 
-    `trainable` holds shell patterns over ONNX initializer and node names.
+    `trainable` holds shell patterns over ONNX initializer and node names; of what they match, `last`, `parameters`,
+    `channels` and `lora_rank` choose what is trained (`odl.trainable`).
 
     `state` is the type of velocities and moments, `master` how a weight takes steps below its last place
     (`odl.masters.Master`). Learning rates: `warmup` and `lr_period` are counted in updates, see
@@ -91,6 +124,10 @@ class Recipe:
     batch: int = 1
     updates: str = "immediate"
     trainable: tuple[str, ...] = ("*",)
+    last: int = 0
+    parameters: str = "all"
+    channels: tuple[str, ...] = ()
+    lora_rank: int = 0
     accumulate: str = "fp32"
     gradients: str = "fp32"
     loss_scaling: str = "static"
@@ -112,6 +149,18 @@ class Recipe:
             _require_range(name, getattr(self, name), least, most, closed)
         _require(len(self.trainable) > 0, "trainable", "must hold at least one pattern", self.trainable)
         self._require_sense()
+        self._check_selection()
+
+    def _check_selection(self) -> None:
+        """The words that say what is trained, one by one and together."""
+        for word in self.channels:
+            rule = "must be PATTERN=FIRST:LAST with FIRST < LAST, or PATTERN=SHARE with 0 < SHARE <= 1.0"
+            _require(channel_run(word) is not None, "channels", rule, word)
+        if self.parameters != "all":
+            _require(not self.channels, "channels", "must be empty unless parameters = all", self.channels)
+            _require(not self.lora_rank, "lora_rank", "must be 0 unless parameters = all", self.lora_rank)
+        if self.lora_rank:
+            _require(not self.channels, "channels", "must be empty where lora_rank is not 0", self.channels)
 
     def _require_sense(self) -> None:
         """Refuse keys that contradict each other."""

@@ -99,7 +99,7 @@ def _layer(layer: Result) -> tuple[object, ...]:
     if not weights:
         return layer["layer"], _by(layer["shape"]), layer["macs"], "", "", "", "", words
     elements = sum(weight["elements"] for weight in weights)
-    trained = sum(weight["elements"] for weight in weights if weight["trained"])
+    trained = sum(weight["trained_elements"] for weight in weights)
     largest, vanished = max(w["largest"] for w in weights), sum(w["vanished"] for w in weights)
     return layer["layer"], _by(layer["shape"]), layer["macs"], elements, trained, largest, vanished, words
 
@@ -126,7 +126,23 @@ def plan(result: Result) -> str:
         ("RAM", f"{ram['needed']:,} bytes with {result['stack_bytes']:,} of stack, of {ram['available']:,}: "
                 f"{'fits' if ram['fits'] else 'does not fit'}"),
     )  # fmt: skip
-    return _paragraphs(facts, *(_order(entry, size, kept) for entry in result["entries"]))
+    return _paragraphs(facts, _saved(result["savings"]), *(_order(entry, size, kept) for entry in result["entries"]))
+
+
+def _saved(savings: Result | None) -> str:
+    """What the recipe saves against training everything."""
+    if not savings:
+        return ""
+    words = {
+        "ram_bytes": "RAM at least, bytes", "persistent_bytes": "of it persistent", "macs": "MACs a step",
+        "updated_elements": "updated elements",
+    }  # fmt: skip
+    rows = []
+    for key, word in words.items():
+        chosen, everything = savings["chosen"][key], savings["everything"][key]
+        share = 100 * (1 - chosen / everything) if everything else 0
+        rows.append((word, everything, chosen, everything - chosen, f"{share:.1f} %"))
+    return "what is saved, in a flat memory\n" + table(("", "everything", "this recipe", "saved", ""), rows)
 
 
 def _local(result: Result) -> str:

@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from odl.errors import UsageError
-from odl.graph import Builder, Graph, Node, Persistent, Role, fresh
+from odl.graph import Builder, Graph, Persistent, Role, fresh
 from odl.masters import random_bits
 from odl.ops.replay import N_COUNTS, Recall, Remember
 from odl.recipe import Recipe

@@ -20,9 +20,11 @@ from odl.ops._importer import IMPORTS, onnx_shape
 from odl.profile import Cost, profile, total
 from odl.program import ARENA, FLASH, LOCAL
 from odl.render import memory_map
+from odl.savings import Costs, savings
 from odl.targets import DEFAULT, TARGETS
 from odl.tile_report import tiled_nodes
 from odl.toolchain import BuildResult, ToolStatus
+from odl.training import INFER
 
 Result = dict[str, Any]
 
@@ -58,15 +60,15 @@ def checked(compiled: Compiled) -> Result:
         "input": [{"name": name, "shape": list(onnx_shape(type_.shape))} for name, type_ in model.graph.inputs.items()],
         "layers": layers,
         "weights": sum(weight["elements"] for weight in weights),
-        "trained_weights": sum(weight["elements"] for weight in weights if weight["trained"]),
-        "macs": {"forward": model.graph.macs(), "step": compiled.training.step.macs()},
+        "trained_weights": sum(weight["trained_elements"] for weight in weights),
+        "macs": {"forward": compiled.training.graphs[INFER].macs(), "step": compiled.training.step.macs()},
         "vanished": dict(model.vanished),
     }
 
 
 def _layers(compiled: Compiled) -> list[Result]:
     """One entry a layer; a weight that layers share stands in the first of them."""
-    graph, seen = compiled.model.graph, set[str]()
+    graph, seen = compiled.training.graphs[INFER], set[str]()
     layers: dict[str, Result] = {}
     for node in graph.nodes:
         layer = layers.setdefault(node.layer, {"layer": node.layer, "operators": [], "macs": 0, "weights": []})
@@ -86,6 +88,7 @@ def _weight(compiled: Compiled, tensor: Persistent) -> Result:
         "shape": list(tensor.origin.shape if tensor.origin else tensor.type.shape),
         "elements": tensor.type.n_elems,
         "trained": tensor.name in compiled.training.trainable,
+        "trained_elements": compiled.training.trained_elements(tensor.name),
         "largest": float(np.abs(tensor.initial).max()),
         "vanished": compiled.model.vanished.get(tensor.name, 0),
     }
@@ -108,8 +111,19 @@ def planned(compiled: Compiled) -> Result:
         "stack_bytes": target.stack_bytes,
         "ram": {"needed": needed, "available": target.ram_bytes, "fits": needed <= target.ram_bytes},
         "l1": {"needed": spaces.get(LOCAL, 0), "available": target.l1_bytes} if target.l1_bytes else None,
+        "savings": _savings(compiled),
         "entries": [_entry(compiled, graph) for graph in compiled.graphs],
     }
+
+
+def _savings(compiled: Compiled) -> Result | None:
+    """Costs of the recipe and of training everything; None where that is the same."""
+    found = savings(compiled.model, compiled.training)
+    return {"chosen": _costs(found.chosen), "everything": _costs(found.everything)} if found else None
+
+
+def _costs(costs: Costs) -> Result:
+    return {"ram_bytes": costs.ram_bytes, **asdict(costs)}
 
 
 def arena(compiled: Compiled) -> Result:

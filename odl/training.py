@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 from odl.autodiff import differentiate
-from odl.errors import ModelError, UsageError
+from odl.errors import ModelError
 from odl.fp16 import Accumulate
-from odl.graph import Builder, Graph, Operator, Phase, Role, fresh, prune
+from odl.graph import Builder, Graph, Operator, Phase, Role, Slice, fresh, prune
 from odl.ops.accumulate import AccumulateGradient, ClearGradient
 from odl.ops.count import Count
 from odl.ops.cross_entropy import SoftmaxCrossEntropy, SoftmaxCrossEntropyGradient
 from odl.ops.mean_squared_error import MeanSquaredError, MeanSquaredErrorGradient
 from odl.ops.softmax import Softmax
+from odl.passes.adapters import Adapter, add_adapters
 from odl.recipe import Recipe
+from odl.trainable import cut_gradients, select
 from odl.types import DType, TensorType
 from odl.updates import Control, Updater, hold_loss_scale, hold_zeros
 
@@ -30,7 +31,8 @@ class Training:
 
     `step` sees one sample: forward, loss, backward and, with batch 1, the updates. With a larger batch it adds its
     gradients to sums, and `apply` updates from the sums and clears them; `counter` is the persistent tensor that is 0
-    when a batch is full. `target` is the label or the target tensor.
+    when a batch is full. `target` is the label or the target tensor. `trainable` are the tensors that are trained;
+    `channels` says of those that are trained in part which channels are. With `adapters`, those are what is trained.
     """
 
     recipe: Recipe
@@ -41,70 +43,66 @@ class Training:
     trainable: tuple[str, ...]
     control: Control
     counter: str = ""
+    channels: Mapping[str, Slice] = field(default_factory=dict)
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def step(self) -> Graph:
         return self.graphs[STEP]
 
+    @property
+    def initializers(self) -> tuple[str, ...]:
+        """What training changes of the ONNX file."""
+        return tuple(adapter.weight for adapter in self.adapters) or self.trainable
+
+    def trained_elements(self, name: str) -> int:
+        """How many elements of a tensor an update may change."""
+        if name not in self.trainable:
+            return 0
+        type_ = self.step.types[name]
+        return (self.channels[name].of(type_) if name in self.channels else type_).n_elems
+
 
 def build_training(model: Graph, recipe: Recipe) -> Training:
     """The training graphs of `model`, which has one input and one output."""
+    chosen: Mapping[str, Slice | None] = select(model, recipe)
+    adapters: tuple[Adapter, ...] = ()
+    if recipe.lora_rank:
+        model, adapters = add_adapters(model, tuple(chosen), recipe.lora_rank, recipe.seed)
+        chosen = dict.fromkeys(name for adapter in adapters for name in (adapter.down, adapter.up))
     configure = partial(_configured, recipe=recipe)
     model = replace(model, nodes=tuple(replace(node, op=configure(node.op)) for node in model.nodes))
-    trainable = find_trainable(model, recipe.trainable)
     forward = _without_head(model) if recipe.loss == "cross_entropy" else model
     build = Builder(forward, configure)
     loss_scale = hold_loss_scale(build, recipe)
     target, loss, seed = _loss(build, forward.outputs[0], recipe, loss_scale)
-    gradients = differentiate(build, forward.nodes, (forward.outputs[0], seed), trainable)
-    trained = tuple(name for name in trainable if name in gradients)
+    gradients = differentiate(build, forward.nodes, (forward.outputs[0], seed), tuple(chosen))
+    trained = tuple(name for name in chosen if name in gradients)
     if not trained:
         raise ModelError("nothing-to-train", "", "no path leads from the loss to a trainable weight")
-    build.phase = Phase.UPDATE
     gradients = {name: gradients[name] for name in trained}
-    graphs, control, counter = _with_updates(build, loss, gradients, _layers(forward), recipe, loss_scale)
+    channels = {name: run for name, run in chosen.items() if run and name in gradients}
+    cut_gradients(build, gradients, channels)
+    updater = Updater(build, recipe, _layers(forward), loss_scale, channels)
+    graphs, control, counter = _with_updates(updater, loss, gradients)
     graphs[INFER] = replace(model, name=INFER)
     graphs = {name: prune(graph) for name, graph in graphs.items()}
-    return Training(recipe, graphs, next(iter(model.inputs)), target, loss, trained, control, counter)
+    sample = next(iter(model.inputs))
+    return Training(recipe, graphs, sample, target, loss, trained, control, counter, channels, adapters)
 
 
-def _with_updates(
-    build: Builder, loss: str, gradients: Mapping[str, str], layers: Mapping[str, str], recipe: Recipe, loss_scale: str
-) -> tuple[dict[str, Graph], Control, str]:
+def _with_updates(updater: Updater, loss: str, gradients: Mapping[str, str]) -> tuple[dict[str, Graph], Control, str]:
     """The step, with its updates or, for a larger batch, with sums and an end of the batch; the counter of samples."""
-    if recipe.batch == 1:
-        updater = Updater(build, recipe, layers, loss_scale)
+    build = updater.build
+    build.phase = Phase.UPDATE
+    if updater.recipe.batch == 1:
         control = updater.append(gradients)
         return {STEP: build.graph(STEP, (loss,), updater.carries)}, control, ""
-    sums = _accumulations(build, gradients, layers)
-    counted = _counted(build, recipe.batch)
+    sums = _accumulations(build, gradients, updater.layers)
+    counted = _counted(build, updater.recipe.batch)
     step = build.graph(STEP, (loss,), {held: value for held, value in sums.values()} | counted)
-    held = {name: held for name, (held, _) in sums.items()}
-    apply, control = _apply_batch(step, held, layers, recipe, loss_scale)
+    apply, control = _apply_batch(updater, step, {name: held for name, (held, _) in sums.items()})
     return {STEP: step, APPLY: apply}, control, next(iter(counted))
-
-
-def find_trainable(model: Graph, patterns: tuple[str, ...]) -> tuple[str, ...]:
-    """The weights whose initializer's or node's ONNX name matches a pattern, in the model's order."""
-    users: dict[str, set[str]] = {name: {name} for name in model.persistent}
-    for node in model.nodes:
-        for value in node.inputs:
-            if value in users:
-                users[value].add(node.layer)
-    weights = [name for name, tensor in model.persistent.items() if tensor.origin is not None]
-    names = sorted({name for weight in weights for name in users[weight]})
-    for pattern in patterns:
-        if weights and not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(
-                "no-such-weight",
-                pattern,
-                "matches no weight and no node that has weights",
-                f"names: {', '.join(names)}",
-            )
-    return tuple(
-        weight for weight in weights
-        if any(fnmatchcase(name, pattern) for name in users[weight] for pattern in patterns)
-    )  # fmt: skip
 
 
 def _without_head(model: Graph) -> Graph:
@@ -161,17 +159,15 @@ def _counted(build: Builder, batch: int) -> dict[str, str]:
     return {counter: build.add(Count(batch), (counter,), f"{counter}.new")}
 
 
-def _apply_batch(
-    step: Graph, held: Mapping[str, str], layers: Mapping[str, str], recipe: Recipe, loss_scale: str
-) -> tuple[Graph, Control]:
+def _apply_batch(updater: Updater, step: Graph, held: Mapping[str, str]) -> tuple[Graph, Control]:
     """The end of a batch: update from the sums, then clear them."""
     build = Builder()
-    for name in (*held, *held.values(), *([loss_scale] if loss_scale else [])):
+    for name in (*held, *held.values(), *([updater.loss_scale] if updater.loss_scale else [])):
         build.hold(step.persistent[name])
-    updater = Updater(build, recipe, layers, loss_scale)
+    updater = replace(updater, build=build)
     control = updater.append(held)
     for name, total in held.items():
-        build.layer = layers[name]
+        build.layer = updater.layers[name]
         updater.carries[total] = build.add(ClearGradient(), (total,), f"{total}.cleared")
     return build.graph(APPLY, (), updater.carries), control
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from odl.graph import Builder, Persistent, Phase, Role, fresh
+from odl.graph import Builder, Persistent, Phase, Role, Slice, fresh
 from odl.masters import Master, random_bits
 from odl.ops._updates import Update
 from odl.ops.accumulate import AddSums
@@ -58,13 +58,15 @@ def hold_loss_scale(build: Builder, recipe: Recipe) -> str:
 class Updater:
     """Appends the updates of one step to `build`, which has all the gradients; `loss_scale` is `hold_loss_scale`'s.
 
-    `layers` says which layer a weight is reported with.
+    `layers` says which layer a weight is reported with. Of weights in `channels`, the gradient, and with it what lies
+    beside the weight, has those rows alone.
     """
 
     build: Builder
     recipe: Recipe
     layers: Mapping[str, str]
     loss_scale: str
+    channels: Mapping[str, Slice] = field(default_factory=dict)
     carries: dict[str, str] = field(default_factory=dict)
 
     def append(self, gradients: Mapping[str, str]) -> Control:
@@ -162,13 +164,14 @@ class Updater:
 
     def _update(self, number: int, name: str, gradient: str, steering: list[str]) -> str:
         """Append the update of one weight; returns the name of its count of lost updates."""
-        build, op = self.build, self._rule(number)
-        weight = build.persistent[name]
-        shape = (build.types[gradient].shape[0], *weight.type.shape[1:])
+        build, weight = self.build, self.build.persistent[name]
+        rows = self.channels.get(name, Slice(0, 0, weight.type.shape[0]))
+        op = replace(self._rule(number), row=rows.first)
+        trained = weight.initial[rows.first : rows.last]
         state = np.float16 if self.recipe.state == "fp16" else np.float32
-        held = [hold(build, f"{name}.{word}", np.zeros(shape, state), Role.STATE) for word in self._states()]
+        held = [hold(build, f"{name}.{word}", np.zeros(trained.shape, state), Role.STATE) for word in self._states()]
         if op.master.memory:
-            held.append(hold(build, f"{name}.{op.master.value}", op.master.begin(weight.initial), Role.MASTER))
+            held.append(hold(build, f"{name}.{op.master.value}", op.master.begin(trained), Role.MASTER))
         lost = hold(build, f"{name}.lost", np.zeros(1, np.int32), Role.COUNTER)
         changed = [name, *held, lost]
         steering = steering if op.master is Master.STOCHASTIC else steering[:-1]

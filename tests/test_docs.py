@@ -159,7 +159,7 @@ def test_every_code_is_told_under_its_exit_code() -> None:
 
 def test_recipe_words_and_defaults() -> None:
     (text,) = blocks((ROOT / "docs/CLI.md").read_text(), "toml")
-    assert {**tomllib.loads(text), "trainable": ("*",)} == asdict(Recipe())
+    assert {**tomllib.loads(text), "trainable": ("*",), "channels": ()} == asdict(Recipe())
 
 
 def test_opsets() -> None:

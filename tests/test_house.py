@@ -18,12 +18,12 @@ FLOORS = (
     ("graph",),
     ("ops",),
     ("model_file", "folding", "frontend", "export", "interpreter"),
-    ("recipe", "autodiff", "updates", "training", "passes", "data"),
+    ("recipe", "autodiff", "trainable", "updates", "replay", "training", "passes", "data"),
     ("memory", "schedule", "memory_check", "tuning", "tiling", "residency"),
     ("program", "lower", "lower_tiles", "micro_assembly", "microkernels", "microkernels_depthwise"),
     ("executor", "rehearsal", "codegen"),
     ("wire", "targets", "toolchain", "compare", "project"),
-    ("profile", "tile_report", "render", "console"),
+    ("profile", "savings", "tile_report", "render", "console"),
     ("api", "autotune", "results", "cli", "__init__", "__main__"),
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -17,8 +17,10 @@ from odl.compare import Reference
 from odl.data import load_data
 from odl.interpreter import interpret
 
+CHOSEN = ({}, {"last": 1}, {"parameters": "biases"}, {"channels": ("*=0.5",)}, {"lora_rank": 1})
 RECIPES = st.builds(
-    Recipe,
+    lambda chosen, **words: Recipe(**words, **chosen),
+    chosen=st.sampled_from(CHOSEN),
     lr=st.sampled_from([0.01, 0.5]),
     momentum=st.sampled_from([0.0, 0.9]),
     weight_decay=st.sampled_from([0.0, 1e-3]),

@@ -35,25 +35,28 @@ def _import(imp: Importer, node: OnnxNode) -> None:
     """y = ((x - mean) * rstd) * scale + bias per channel, each operation rounded to binary16.
 
     mean and rstd = 1 / sqrt(variance + epsilon), worked out in binary64, are rounded to binary16 and frozen; scale and
-    bias are weights.
+    bias are weights. Where the convolution before has the statistics in its kernel (`odl.folding`), the node comes
+    without them, and y = x * scale + bias.
     """
     x, *vectors = node.inputs
     shape, y = imp.shape(x), node.outputs[0]
     imp.require(not node.attributes.get("training_mode", 0), "training_mode = 1 is not supported", EVAL_HINT)
     imp.require(not any(node.outputs[1:]), "the statistics of the batch are not computed", EVAL_HINT)
     imp.require(len(shape) in (2, 4), f"input {shape} is of rank {len(shape)}, not 2 or 4")
-    scale, bias, mean, variance = (
-        imp.constant(name, what) for name, what in zip(vectors, ("scale", "bias", "mean", "variance"), strict=True)
-    )
-    for array in (scale, bias, mean, variance):
+    arrays = [imp.constant(name, what) for name, what in zip(vectors, _VECTORS, strict=False)]
+    for array in arrays:
         imp.require(array.shape == shape[1:2], f"{array.shape} against {shape[1]} channels")
+    normal = _normalised(imp, node, *arrays[2:]) if arrays[2:] else imp.value(x)
+    scaled = imp.build.add(Mul(), (normal, imp.weight(vectors[0], (0,))), f"{y}.scaled")
+    imp.bind(y, imp.add(Add(), (scaled, imp.weight(vectors[1], (0,)))), shape)
+
+
+def _normalised(imp: Importer, node: OnnxNode, mean: Array, variance: Array) -> str:
+    y, build = node.outputs[0], imp.build
     with np.errstate(all="ignore"):
         rstd = 1 / np.sqrt(variance.astype(np.float64) + node.attributes.get("epsilon", 1e-5))
-    build = imp.build
-    centred = build.add(Sub(), (imp.value(x), _frozen(imp, f"{y}.mean", mean)), f"{y}.centred")
-    normal = build.add(Mul(), (centred, _frozen(imp, f"{y}.rstd", rstd)), f"{y}.normalised")
-    scaled = build.add(Mul(), (normal, imp.weight(vectors[0], (0,))), f"{y}.scaled")
-    imp.bind(y, imp.add(Add(), (scaled, imp.weight(vectors[1], (0,)))), shape)
+    centred = build.add(Sub(), (imp.value(node.input(0)), _frozen(imp, f"{y}.mean", mean)), f"{y}.centred")
+    return build.add(Mul(), (centred, _frozen(imp, f"{y}.rstd", rstd)), f"{y}.normalised")
 
 
 def _frozen(imp: Importer, name: str, vector: Array) -> str:
@@ -65,3 +68,4 @@ def _frozen(imp: Importer, name: str, vector: Array) -> str:
 
 
 EVAL_HINT = "export the model in evaluation mode"
+_VECTORS = ("scale", "bias", "mean", "variance")

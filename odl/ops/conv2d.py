@@ -186,13 +186,13 @@ class Conv2dWeightGradient(Operator):
         return outputs[0].n_elems * inputs[0].shape[1] * inputs[0].shape[2]
 
     def split(self, first: int, count: int) -> Operator:
-        return replace(self, first=first, count=count)
+        return replace(self, first=self.first + first, count=count)
 
     def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
         """Output channels, by runs of rows of dw."""
         if cut is None:
             return Tile(self, (None, None), (None,))
-        part = self.split(self.first + cut.first, len(cut))
+        part = self.split(cut.first, len(cut))
         return None if cut.axis else Tile(part, (None, None), (cut,))
 
 

@@ -93,7 +93,7 @@ class PairedGradient(Summing):
         return (self.count or dy.shape[3]) * prod(self.weight) * dy.shape[0] * dy.shape[1] * 2
 
     def split(self, first: int, count: int) -> Operator | None:
-        return replace(self, first=first, count=count)
+        return replace(self, first=self.first + first, count=count)
 
     def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
         """Output channels, by runs of rows of dw."""

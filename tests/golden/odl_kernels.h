@@ -65,10 +65,10 @@ void odl_relu_gradient(odl_half *dx, const odl_half *y, const odl_half *dy, uint
  * x, y: n_rows x n_cols, s: n_cols. */
 void odl_row_sum(float *s, const odl_half *x, const odl_half *y, uint32_t n_rows, uint32_t n_cols);
 
-/* v[first + i] = round(momentum * v + (g[i] * scale + decay * w)); w[first + i] = round(w - lr * v), in binary32;
- * where g[i] is not finite, v and w stay. g: n_elems; w, v: at least first + n_elems. */
+/* v[first_v + i] = round(momentum * v + (g[i] * scale + decay * w)); w[first + i] = round(w - lr * v), in binary32;
+ * where g[i] is not finite, v and w stay. g: n_elems; w: at least first + n_elems; v: at least first_v + n_elems. */
 void odl_sgd_momentum_update_f32(odl_half *w, odl_half *v, const float *g, uint32_t first, uint32_t n_elems,
-                                 float lr, float decay, float scale, float momentum);
+                                 float lr, float decay, float scale, float momentum, uint32_t first_v);
 
 /* The shape of the result, and how far apart in the operand neighbours along each of its axes are. */
 struct odl_transpose {

@@ -141,24 +141,24 @@ static void apply_batch(void *arena)
     odl_half *const beta = HALF(0); /* weight f16[5] */
     odl_half *const beta_velocity = HALF(1432); /* velocity f16[5] */
     float *const beta_sum = FLOAT(480); /* gradient f32[5] */
-    odl_sgd_momentum_update_f32(beta, beta_velocity, beta_sum, 0, 5, 0.01f, 0.0f, 0.5f, 0.9f);
+    odl_sgd_momentum_update_f32(beta, beta_velocity, beta_sum, 0, 5, 0.01f, 0.0f, 0.5f, 0.9f, 0);
     AFTER(20);
     odl_half *const w = HALF(16); /* weight f16[5x3x3x2] */
     odl_half *const w_velocity = HALF(1448); /* velocity f16[5x3x3x2] */
     float *const w_sum = FLOAT(504); /* gradient f32[5x3x3x2] */
-    odl_sgd_momentum_update_f32(w, w_velocity, w_sum, 0, 90, 0.01f, 0.0f, 0.5f, 0.9f);
+    odl_sgd_momentum_update_f32(w, w_velocity, w_sum, 0, 90, 0.01f, 0.0f, 0.5f, 0.9f, 0);
     AFTER(21);
 
     /* fc, update */
     odl_half *const v = HALF(200); /* weight f16[3x45] */
     odl_half *const v_velocity = HALF(1632); /* velocity f16[3x45] */
     float *const v_sum = FLOAT(864); /* gradient f32[3x45] */
-    odl_sgd_momentum_update_f32(v, v_velocity, v_sum, 0, 135, 0.01f, 0.0f, 0.5f, 0.9f);
+    odl_sgd_momentum_update_f32(v, v_velocity, v_sum, 0, 135, 0.01f, 0.0f, 0.5f, 0.9f, 0);
     AFTER(22);
     odl_half *const c0 = HALF(472); /* weight f16[3] */
     odl_half *const c0_velocity = HALF(1904); /* velocity f16[3] */
     float *const c0_sum = FLOAT(1408); /* gradient f32[3] */
-    odl_sgd_momentum_update_f32(c0, c0_velocity, c0_sum, 0, 3, 0.01f, 0.0f, 0.5f, 0.9f);
+    odl_sgd_momentum_update_f32(c0, c0_velocity, c0_sum, 0, 3, 0.01f, 0.0f, 0.5f, 0.9f, 0);
     AFTER(23);
 
     /* conv, update */

@@ -11,7 +11,7 @@
 
 #include "odl_half.h"
 
-#define ODL_MODEL_ID 0xbefd1241u
+#define ODL_MODEL_ID 0xec3c279au
 #define ODL_ARENA_BYTES 2840u
 #define ODL_ARENA_ALIGN 16u
 #define ODL_SAMPLE_ELEMS 72u /* f16[1x6x6x2] */

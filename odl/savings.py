@@ -1,0 +1,68 @@
+"""What a recipe saves by training less than everything: the same model and recipe, with all weights trained, beside it.
+
+Counted on the graphs, for a flat memory: no plan, no tiles. `ram_bytes` is what no arena goes below in the best order
+that was found, which is what plans of a flat memory come within a few bytes of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from odl.frontend import Model, load_model
+from odl.graph import Graph
+from odl.memory import live_bytes
+from odl.passes.split_gradients import split_gradients
+from odl.recipe import Recipe
+from odl.schedule import schedule
+from odl.training import Training, build_training
+
+
+@dataclass(frozen=True)
+class Costs:
+    """`persistent_bytes` of RAM outlive a step: trained weights, sums, the optimizer's state; `transient_bytes` live at
+    once besides. A step computes `macs`, and an update may change `updated_elements`."""
+
+    persistent_bytes: int
+    transient_bytes: int
+    macs: int
+    updated_elements: int
+
+    @property
+    def ram_bytes(self) -> int:
+        return self.persistent_bytes + self.transient_bytes
+
+
+@dataclass(frozen=True)
+class Savings:
+    """Costs of the recipe, and of the same recipe if it trained everything."""
+
+    chosen: Costs
+    everything: Costs
+
+
+def savings(model: Model, training: Training) -> Savings | None:
+    """None where the recipe trains everything."""
+    recipe = training.recipe
+    whole = with_everything(recipe)
+    if recipe == whole:
+        return None
+    if recipe.parameters == "norms":  # then the model was imported without folding them
+        model = load_model(model.path)
+    return Savings(_costs(training), _costs(build_training(model.graph, whole)))
+
+
+def with_everything(recipe: Recipe) -> Recipe:
+    """The recipe, but training all weights whole."""
+    chosen = {word: getattr(Recipe(), word) for word in ("trainable", "last", "parameters", "channels", "lora_rank")}
+    return replace(recipe, **chosen)
+
+
+def _costs(training: Training) -> Costs:
+    graphs = list(training.graphs.values())
+    held = {name: graph.persistent[name].type.n_bytes for graph in graphs for name in graph.carries}
+    elements = sum(map(training.trained_elements, training.trainable))
+    return Costs(sum(held.values()), max(map(_most_live, graphs)), training.step.macs(), elements)
+
+
+def _most_live(graph: Graph) -> int:
+    return max(live_bytes(schedule(split_gradients(graph))), default=0)
