@@ -1,21 +1,17 @@
-"""What is trained: each choice of the recipe, in bits on every target, against PyTorch, and back into the ONNX file."""
+"""What is trained: which weights and rows, that the rest costs nothing, and every bit of each choice."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from click.testing import CliRunner
-from models import codes, compiled, draw, infer, mlp, model, node, reference, refusal, save
-from onnx import numpy_helper
+from models import compiled, draw, infer, model, node, reference, save
+from partly_trained import CHOICES, held, of, walked, written
 
 from odl import api
-from odl.api import Compiled, compile_model
-from odl.cli import cli
+from odl.api import Compiled
 from odl.compare import Reference
 from odl.executor import Executor
 from odl.fp16 import half
@@ -25,57 +21,15 @@ from odl.interpreter import interpret
 from odl.ops.sgd import SgdUpdate
 from odl.passes.adapters import add_adapters
 from odl.program import ARENA, FLASH
-from odl.recipe import Recipe
 from odl.training import INFER, STEP
-from odl.types import Array
 
 QEMU = pytest.mark.qemu
-LORA = {"lora_rank": 2}
-
-
-def network() -> onnx.ModelProto:
-    """Every kind of layer with weights: a convolution with a normalisation, a depthwise and a pointwise one, a
-    normalisation on its own, a Gemm."""
-    return model(
-        node("Conv", "x w0 b0", "c0", "conv", pads=[1, 1, 1, 1], strides=[2, 2]),
-        node("BatchNormalization", "c0 gamma beta mean var", "n0", "bn"), node("Relu", "n0", "r0"),
-        node("Conv", "r0 w1 b1", "c1", "dw", group=9, pads=[1, 1, 1, 1]), node("Relu", "c1", "r1"),
-        node("Conv", "r1 w2 b2", "c2", "pw"), node("Relu", "c2", "t2"),
-        node("BatchNormalization", "t2 gamma2 beta2 mean2 var2", "n2", "bn2"),
-        node("GlobalAveragePool", "n2", "p"), node("Flatten", "p", "f"), node("Gemm", "f w3 b3", "g", "fc", transB=1),
-        node("Softmax", "g", "y"), x=(1, 3, 9, 7),
-        w0=draw(9, 3, 3, 3), b0=draw(9), gamma=1 + draw(9), beta=draw(9), mean=draw(9), var=1 + draw(9) ** 2,
-        w1=draw(9, 1, 3, 3), b1=draw(9), w2=draw(11, 9, 1, 1), b2=draw(11), gamma2=1 + draw(11), beta2=draw(11),
-        mean2=draw(11), var2=1 + draw(11) ** 2, w3=draw(5, 11), b3=draw(5),
-    )  # fmt: skip
-
-
-CHOICES: dict[str, dict[str, Any]] = {
-    "last": {"last": 2},
-    "biases": {"parameters": "biases"},
-    "norms": {"parameters": "norms", "momentum": 0.9},
-    "norms-at-last": {"parameters": "norms", "last": 1},
-    "channels": {"channels": ("*=0.25", "conv=3:8", "fc=1:4")},
-    "channels-with-velocity": {"channels": ("w0=1:6", "pw=7:8", "w3=3:5"), "momentum": 0.9, "weight_decay": 0.01},
-    "channels-of-batches": {"channels": ("*=0.5",), "batch": 2, "momentum": 0.5, "gradients": "fp16"},
-    "channels-in-fp16": {"channels": ("w0=5:8", "w2=1:4"), "accumulate": "fp16"},
-    "adapters": {"lora_rank": 3},
-    "adapters-of-batches": {"lora_rank": 2, "batch": 2, "momentum": 0.9, "accumulate": "fp16", "gradients": "fp16"},
-}  # fmt: skip
 each_choice = pytest.mark.parametrize("choice", CHOICES)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the network and four samples."""
-    folder = tmp_path_factory.mktemp("trainable")
-    save(folder, network())
-    np.savez(folder / "data.npz", x=draw(4, 3, 9, 7, scale=1), y=np.array([0, 4, 2, 1]))
-    return folder
-
-
-def of(folder: Path, target: str = "host", **recipe: Any) -> Compiled:
-    return compile_model(folder / "model.onnx", Recipe(lr=0.05, **recipe), target)
+    return written(tmp_path_factory.mktemp("trainable"))
 
 
 def elements(network: Compiled) -> dict[str, int]:
@@ -84,21 +38,6 @@ def elements(network: Compiled) -> dict[str, int]:
 
 def layers(network: Compiled, phase: Phase) -> set[str]:
     return {node.layer for node in network.training.step.nodes if node.phase is phase}
-
-
-def walked(network: Compiled, n_steps: int = 4) -> Executor:
-    """The device after some steps on noise."""
-    reference = Reference(network.program, network.training)
-    shape = network.training.step.inputs[network.training.sample].shape
-    for step in range(n_steps):
-        reference.step(half(draw(*shape, seed=step, scale=1)), np.array([step % 3], np.int32), lambda *_: None)
-    return reference.executor
-
-
-def held(network: Compiled, device: Executor) -> dict[str, Array]:
-    """What a run would keep: all that lies in the arena."""
-    kept = [r.tensor.name for r in network.program.residents if r.buffer.space == ARENA]
-    return {name: device.persistent(name) for name in kept}
 
 
 # --- every bit --------------------------------------------------------------------------------------------------------
@@ -318,7 +257,7 @@ def test_statistics_that_are_trained_elsewhere_are_not_folded(tmp_path: Path) ->
 def test_adapters_compute_what_they_say(tmp_path: Path) -> None:
     """y = round16(dense(x, W, b) + dense(dense(x, A), B)), in bits; nothing at first."""
     found = compiled(tmp_path, model(node("Gemm", "x w b", "y", "fc", transB=1), x=(1, 4), w=draw(5, 4), b=draw(5)),
-                     loss="mse", **LORA)  # fmt: skip
+                     loss="mse", lora_rank=2)  # fmt: skip
     device, x = Executor(found.program), half(draw(1, 4, seed=1))
     w, b, down, up = (device.persistent(name) for name in ("w", "b", "w.lora_a", "w.lora_b"))
     assert down.shape == (2, 4)
@@ -359,221 +298,6 @@ def test_nodes_that_share_a_weight_share_its_adapter(tmp_path: Path) -> None:
         node("Gemm", "x w b", "h", "one"), node("Tanh", "h", "r", "tanh"), node("Gemm", "r w b", "y", "two"),
         w=draw(4, 4), b=draw(4),
     )  # fmt: skip
-    found = compiled(tmp_path, proto, lr=0.5, **LORA)
+    found = compiled(tmp_path, proto, lr=0.5, lora_rank=2)
     assert found.training.trainable == ("w.lora_a", "w.lora_b")
     assert walked(found).persistent("w.lora_a").shape == (2, 4)
-
-
-# --- gradients against PyTorch ----------------------------------------------------------------------------------------
-
-
-def gradients_of(found: Compiled, x: Array, label: int, state: dict[str, Array]) -> dict[str, Array]:
-    """Trained tensor -> its gradient, as stored; a sum of one sample."""
-    graph = found.training.step
-    sample = half(x).transpose(0, 2, 3, 1)
-    values = interpret(graph, {found.training.sample: sample, found.training.target: np.array([label], np.int32)},
-                       {name: state[name] for name in state if name in graph.persistent})  # fmt: skip
-    zero = {name: t for name, t in graph.persistent.items() if t.role is Role.GRADIENT}
-    return {name.removesuffix(".sum"): values[graph.carries[name]].astype(np.float64) for name in zero}
-
-
-def assert_near(found: Array, expected: Array) -> None:
-    error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-    assert error < 0.03, error
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("choice", ["biases", "norms", "channels", "adapters"])
-def test_gradients_are_pytorchs(place: Path, tmp_path: Path, choice: str) -> None:
-    pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
-    import torch
-    from torch_model import logits_of, stored_in_half, weights_of
-
-    found = of(place, **{**CHOICES[choice], "batch": 2, "momentum": 0.0})
-    state = {name: t.initial for name, t in found.training.step.persistent.items()}
-    for adapter in found.training.adapters:
-        state[adapter.up] = half(draw(*state[adapter.up].shape, seed=3, scale=0.1))
-    path = tmp_path / "merged.onnx"
-    api.export(found, {name: state[name] for name in found.training.trainable}, path)
-    proto = onnx.load(path)
-    weights, x = weights_of(proto), draw(1, 3, 9, 7, seed=4, scale=1)
-    out = logits_of(proto, weights, torch.tensor(half(x).astype(np.float64)), stored_in_half)
-    torch.nn.functional.cross_entropy(out, torch.tensor([3])).backward()
-    ours = gradients_of(found, x, 3, state)
-    assert set(ours) == set(found.training.trainable)
-    theirs = {name: weight.grad.numpy() for name, weight in weights.items() if weight.grad is not None}
-    for adapter in found.training.adapters:
-        whole = theirs[adapter.weight].reshape(len(theirs[adapter.weight]), -1)
-        theirs[adapter.down] = state[adapter.up].astype(np.float64).T @ whole
-        theirs[adapter.up] = whole @ state[adapter.down].astype(np.float64).T
-    for name, gradient in ours.items():
-        origin = found.training.step.persistent[name].origin
-        expected = theirs[name] / origin.scale if origin else theirs[name]
-        if origin:
-            expected = expected.transpose(origin.perm)
-        run = found.training.channels.get(name)
-        expected = expected[run.first : run.last] if run else expected
-        assert_near(gradient, expected.reshape(gradient.shape))
-
-
-# --- back into the file -----------------------------------------------------------------------------------------------
-
-
-def initializers(path: Path) -> dict[str, Array]:
-    return {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
-
-
-@each_choice
-def test_exported_weights_compute_the_same_in_onnx(place: Path, tmp_path: Path, choice: str) -> None:
-    recipe = CHOICES[choice]
-    found = of(place, **recipe)
-    device = walked(found, 24)
-    api.export(found, held(found, device), tmp_path / "tuned.onnx")
-    x = draw(1, 3, 9, 7, seed=9, scale=1)
-    y = device.run(INFER, {found.training.sample: half(x).transpose(0, 2, 3, 1)})[0]
-    before, after = reference(network(), x), reference(onnx.load(tmp_path / "tuned.onnx"), x)
-    assert np.abs(after - before).max() > 20 * np.abs(after - y).max(), "training changed nothing that could be seen"
-    np.testing.assert_allclose(after, y, atol=3e-3)
-    old, new = initializers(place / "model.onnx"), initializers(tmp_path / "tuned.onnx")
-    changed = {name for name in old if not np.array_equal(old[name], new[name])}
-    assert changed == set(found.training.initializers)
-    for name, run in found.training.channels.items():
-        rows = np.flatnonzero((old[name] != new[name]).reshape(len(old[name]), -1).any(axis=1))
-        assert set(rows) <= set(range(run.first, run.last))
-
-
-@each_choice
-def test_untrained_model_is_the_file_bit_by_bit(place: Path, tmp_path: Path, choice: str) -> None:
-    found = of(place, **CHOICES[choice])
-    api.export(found, held(found, Executor(found.program)), tmp_path / "tuned.onnx")
-    assert (tmp_path / "tuned.onnx").read_bytes() == (place / "model.onnx").read_bytes()
-
-
-def test_adapters_are_merged_in_binary64(place: Path, tmp_path: Path) -> None:
-    found = of(place, **CHOICES["adapters"])
-    state = held(found, walked(found))
-    api.export(found, state, tmp_path / "tuned.onnx")
-    w, a, b = (found.model.graph.persistent["w3"].initial, state["w3.lora_a"], state["w3.lora_b"])
-    expected = w.astype(np.float64) + b.astype(np.float64) @ a.astype(np.float64)
-    np.testing.assert_allclose(initializers(tmp_path / "tuned.onnx")["w3"], expected, rtol=1e-7)
-
-
-def test_adapters_that_overflowed_are_not_exported(place: Path, tmp_path: Path) -> None:
-    found = of(place, **CHOICES["adapters"])
-    state = held(found, Executor(found.program))
-    state["w3.lora_b"] = np.full_like(state["w3.lora_b"], np.inf)
-    assert refusal(lambda: api.export(found, state, tmp_path / "tuned.onnx")).code == "weight-not-finite"
-
-
-# --- the command line -------------------------------------------------------------------------------------------------
-
-
-def invoke(*words: object) -> dict[str, Any]:
-    result = CliRunner().invoke(cli, [*map(str, words), "--json", "-q"], catch_exceptions=False)
-    answer: dict[str, Any] = json.loads(result.stdout)
-    return answer
-
-
-@pytest.mark.parametrize("flags", [
-    ("--channels", "conv=3:8", "--channels", "w3=0.5"), ("--lora-rank", 2), ("--parameters", "norms", "--last", 1),
-])  # fmt: skip
-def test_a_run_folder_remembers_what_is_trained(place: Path, tmp_path: Path, flags: tuple[object, ...]) -> None:
-    run, data = tmp_path / "run", place / "data.npz"
-    invoke("run", place / "model.onnx", "-t", "host", "--data", data, "--steps", 4, "-o", run, "--lr", 0.5, *flags)
-    exported = invoke("export", run, "-o", tmp_path / "tuned.onnx")
-    old, new = initializers(place / "model.onnx"), initializers(tmp_path / "tuned.onnx")
-    assert {name for name in old if not np.array_equal(old[name], new[name])} == set(exported["trained"])
-    outputs = [invoke("eval", which, "--data", data)["correct"] for which in (run, tmp_path / "tuned.onnx")]
-    assert outputs[0] == outputs[1]
-
-
-def test_a_recipe_file_says_which_channels(place: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text('trainable = ["conv", "fc"]\nchannels = ["conv=3:8", "fc=0.5"]\n')
-    found = invoke("check", place / "model.onnx", "-r", recipe)
-    trained = {w["name"]: w["trained_elements"] for layer in found["layers"] for w in layer["weights"] if w["trained"]}
-    assert trained == {"w0": 5 * 27, "beta": 9, "w3": 22, "b3": 5}
-    assert found["trained_weights"] == sum(trained.values())
-
-
-def test_plan_counts_what_is_saved_by_hand(tmp_path: Path) -> None:
-    """4 -> 5 -> 3: w1 20, b1 5, w2 15, b2 3 numbers of two bytes."""
-    path = save(tmp_path, mlp())
-    whole = {"macs": 35 + 35 + 15, "updated_elements": 43, "persistent_bytes": 86}
-    for flags, chosen in (
-        (("--last", 1), {"macs": 35 + 15, "updated_elements": 18, "persistent_bytes": 36}),
-        (("--parameters", "biases"), {"macs": 35 + 15, "updated_elements": 8, "persistent_bytes": 16}),
-        (("--channels", "w1=1:4"), {"macs": 35 + 15 + 12 + 15, "updated_elements": 35, "persistent_bytes": 86}),
-        (("--lora-rank", 1), {"macs": 35 + 9 + 8 + (3 + 3 + 5) + (15 + 5) + (5 + 5 + 4),
-                              "updated_elements": 17, "persistent_bytes": 34}),
-    ):  # fmt: skip
-        plan = invoke("plan", path, *flags)
-        found = plan["savings"]
-        for costs, expected in ((found["everything"], whole), (found["chosen"], chosen)):
-            assert {word: costs[word] for word in expected} == expected, flags
-        assert found["chosen"]["ram_bytes"] == plan["arena_lower_bound"]
-    assert invoke("plan", path)["savings"] is None
-    assert invoke("plan", path)["arena_lower_bound"] == found["everything"]["ram_bytes"]
-
-
-def test_plan_shows_what_is_saved(place: Path) -> None:
-    text = CliRunner().invoke(cli, ["plan", str(place / "model.onnx"), "--parameters", "norms"]).stdout
-    assert "what is saved" in text
-    assert "updated elements" in text
-    assert "what is saved" not in CliRunner().invoke(cli, ["plan", str(place / "model.onnx")]).stdout
-
-
-# --- refusals ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("recipe", [
-    {"last": -1}, {"lora_rank": -1}, {"parameters": "weights"}, {"channels": ("fc",)}, {"channels": ("fc=",)},
-    {"channels": ("=0.5",)}, {"channels": ("fc=0.0",)}, {"channels": ("fc=1.5",)}, {"channels": ("fc=2",)},
-    {"channels": ("fc=3:3",)}, {"channels": ("fc=4:3",)}, {"channels": ("fc=-1:3",)}, {"channels": ("fc=1:3:2",)},
-    {"channels": ("fc=nan",)}, {"parameters": "biases", "channels": ("fc=0.5",)},
-    {"parameters": "norms", "channels": ("fc=0.5",)}, {"parameters": "biases", "lora_rank": 1},
-    {"parameters": "norms", "lora_rank": 1}, {"lora_rank": 1, "channels": ("fc=0.5",)},
-])  # fmt: skip
-def test_words_that_make_no_sense(recipe: dict[str, Any]) -> None:
-    error = refusal(lambda: Recipe(**recipe))
-    assert error.code == "recipe-value"
-    assert error.problems[0].where in recipe
-
-
-@pytest.mark.parametrize("recipe", [{"channels": "fc=0.5"}, {"last": 1.5}, {"lora_rank": True}, {"parameters": 1}])
-def test_words_of_another_type(recipe: dict[str, Any]) -> None:
-    assert refusal(lambda: Recipe(**recipe)).code == "recipe-type"
-
-
-@pytest.mark.parametrize(("recipe", "code", "exit_code"), [
-    ({"last": 9}, "too-few-layers", 2),
-    ({"trainable": ("fc",), "last": 2}, "too-few-layers", 2),
-    ({"channels": ("nowhere=0.5",)}, "no-such-weight", 2),
-    ({"trainable": ("fc",), "channels": ("conv=0.5",)}, "no-such-weight", 2),
-    ({"channels": ("dw=0.5",)}, "no-channels", 2),
-    ({"channels": ("b?=0.5",)}, "no-channels", 2),
-    ({"channels": ("fc=0:6",)}, "channel-range", 2),
-    ({"channels": ("conv=99999999999999999999:999999999999999999999",)}, "channel-range", 2),
-    ({"lora_rank": 6}, "rank-too-large", 2),
-    ({"trainable": ("conv", "dw"), "lora_rank": 1}, "nothing-to-adapt", 3),
-    ({"trainable": ("b3",), "lora_rank": 1}, "nothing-to-adapt", 3),
-    ({"trainable": ("w?",), "parameters": "biases"}, "no-parameters", 3),
-    ({"trainable": ("fc",), "parameters": "norms"}, "no-parameters", 3),
-])  # fmt: skip
-def test_choices_that_the_model_does_not_have(place: Path, recipe: dict[str, Any], code: str, exit_code: int) -> None:
-    error = refusal(lambda: of(place, **recipe))
-    assert codes(error) == [code]
-    assert error.exit_code == exit_code
-
-
-def test_the_largest_rank_is_allowed(place: Path) -> None:
-    assert of(place, lora_rank=5).training.adapters
-
-
-def test_a_weight_that_others_read_is_not_adapted_nor_cut(tmp_path: Path) -> None:
-    """Its product alone would have the adapter, and the file one weight for both."""
-    proto = model(node("Gemm", "x w", "h", "fc", transB=1), node("Mul", "h w", "y", "mul"), w=draw(1, 4))
-    path = save(tmp_path, proto)
-    for recipe, code in (({"lora_rank": 1}, "nothing-to-adapt"), ({"channels": ("w=0.5",)}, "no-channels")):
-        error = refusal(lambda recipe=recipe: compile_model(path, Recipe(loss="mse", **recipe), "host"))  # type: ignore[misc]
-        assert error.code == code
