@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +16,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Window:
-    """A window that slides over (1, H, W, C): size, stride, and (top, left, bottom, right) padding."""
+    """A window that slides over images (N, H, W, C): size, stride, and (top, left, bottom, right) padding."""
 
     size: Pair
     stride: Pair
@@ -29,22 +31,30 @@ class Window:
         )
 
     def padded(self, x: Array) -> Array:
-        """x (1, H, W, C) with +0 around it, (top + H + bottom, left + W + right, C)."""
+        """x (N, H, W, C) with +0 around each image, (N, top + H + bottom, left + W + right, C)."""
         top, left, bottom, right = self.pads
-        return np.pad(x[0], ((top, bottom), (left, right), (0, 0)))
+        n, height, width, channels = x.shape
+        wide = np.zeros((n, top + height + bottom, left + width + right, channels), x.dtype)
+        wide[:, top : top + height, left : left + width] = x
+        return wide
 
     def taps(self, x: Array) -> Array:
-        """x (1, H, W, C) -> (kh, kw, OH, OW, C): what each tap of the window sees at each output pixel."""
+        """x (N, H, W, C) -> (kh, kw, N, OH, OW, C): what each tap of the window sees at each output pixel."""
         height, width = self.output(*x.shape[1:3])
         padded = self.padded(x)
         rows, cols = self.stride
-        return np.stack([
-            np.stack([
-                padded[i : i + (height - 1) * rows + 1 : rows, j : j + (width - 1) * cols + 1 : cols]
-                for j in range(self.size[1])
-            ])
-            for i in range(self.size[0])
-        ])  # fmt: skip
+        taps = np.empty((*self.size, len(x), height, width, x.shape[3]), x.dtype)
+        for i, j in np.ndindex(self.size):
+            taps[i, j] = padded[:, i : i + (height - 1) * rows + 1 : rows, j : j + (width - 1) * cols + 1 : cols]
+        return taps
+
+    def columns(self, x: Array, odd_width: int = 0, odd_channels: int = 0) -> Array:
+        """`taps` as `columns` lays them out, with so many columns of zeros behind those of the window, and channels
+        behind those of x: (kh, kw + odd_width, C + odd_channels, N, OH, OW)."""
+        top, left = self.pads[:2]
+        rows = range(-top, self.size[0] - top)
+        cols = (*range(-left, self.size[1] - left), *[x.shape[2]] * odd_width)
+        return columns(x, rows, cols, self.stride, self.output(*x.shape[1:3]), odd_channels)
 
     def cut_rows(self, first: int, last: int, height: int) -> tuple[Window, int, int] | None:
         """The window that yields output rows first .. last - 1 from input rows a .. b - 1: (window, a, b).
@@ -82,6 +92,33 @@ class Window:
             "kernel_h": self.size[0], "kernel_w": self.size[1], "stride_h": self.stride[0],
             "stride_w": self.stride[1], "pad_top": self.pads[0], "pad_left": self.pads[1],
         }  # fmt: skip
+
+
+def columns(
+    images: Array, rows: Sequence[int], cols: Sequence[int], stride: Pair, output: Pair, odd_channels: int = 0
+) -> Array:
+    """images (N, H, W, C) -> (rows, columns, C + odd_channels, N, *output), binary32.
+
+    Element (a, b, c, n, i, j) is that of channel c of image n at (rows[a] + i * stride[0], cols[b] + j * stride[1]), +0
+    where there is none. Pixels come last because most often that is the longest axis (`fp16.sum_of_products`).
+    """
+    n, height, width, channels = images.shape
+    planes = np.ascontiguousarray(np.moveaxis(images, 3, 0), np.float32)
+    found = np.zeros((len(rows), len(cols), channels + odd_channels, n, *output), np.float32)
+    for (a, row), (b, col) in itertools.product(enumerate(rows), enumerate(cols)):
+        (to_rows, from_rows), (to_cols, from_cols) = (
+            _inside(first, step, count, size)
+            for first, step, count, size in zip((row, col), stride, output, (height, width), strict=True)
+        )
+        found[a, b, :channels, :, to_rows, to_cols] = planes[:, :, from_rows, from_cols]
+    return found
+
+
+def _inside(first: int, step: int, count: int, size: int) -> tuple[slice, slice]:
+    """Which of `count` positions first, first + step, ... lie in 0 .. size - 1, and these positions."""
+    begin = min(max(0, -(first // step)), count)
+    end = max(begin, min(count, -((first - size) // step)))
+    return slice(begin, end), slice(first + begin * step, first + end * step, step)
 
 
 def hits(at: int, kernel: int, stride: int, pad: int) -> list[tuple[int, int]]:
