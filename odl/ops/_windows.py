@@ -38,15 +38,14 @@ class Window:
         wide[:, top : top + height, left : left + width] = x
         return wide
 
-    def taps(self, x: Array) -> Array:
-        """x (N, H, W, C) -> (kh, kw, N, OH, OW, C): what each tap of the window sees at each output pixel."""
-        height, width = self.output(*x.shape[1:3])
-        padded = self.padded(x)
-        rows, cols = self.stride
-        taps = np.empty((*self.size, len(x), height, width, x.shape[3]), x.dtype)
-        for i, j in np.ndindex(self.size):
-            taps[i, j] = padded[:, i : i + (height - 1) * rows + 1 : rows, j : j + (width - 1) * cols + 1 : cols]
-        return taps
+    def taps(self, x: Array, out: Array | None = None) -> Array:
+        """x (N, H, W, C) -> (kh, kw, N, OH, OW, C): what each tap of the window sees at each output pixel.
+
+        They are written to `out`, where that is given, which has to hold +0 for what lies on padding.
+        """
+        top, left = self.pads[:2]
+        rows, cols = range(-top, self.size[0] - top), range(-left, self.size[1] - left)
+        return grid(x, rows, cols, self.stride, self.output(*x.shape[1:3]), out)
 
     def columns(self, x: Array, odd_width: int = 0, odd_channels: int = 0) -> Array:
         """`taps` as `columns` lays them out, with so many columns of zeros behind those of the window, and channels
@@ -94,24 +93,37 @@ class Window:
         }  # fmt: skip
 
 
-def columns(
-    images: Array, rows: Sequence[int], cols: Sequence[int], stride: Pair, output: Pair, odd_channels: int = 0
+def grid(
+    images: Array, rows: Sequence[int], cols: Sequence[int], stride: Pair, output: Pair, out: Array | None = None
 ) -> Array:
-    """images (N, H, W, C) -> (rows, columns, C + odd_channels, N, *output), binary32.
+    """images (..., H, W, C) -> (rows, columns, ..., *output, C), in `out` if that is given.
 
-    Element (a, b, c, n, i, j) is that of channel c of image n at (rows[a] + i * stride[0], cols[b] + j * stride[1]), +0
-    where there is none. Pixels come last because most often that is the longest axis (`fp16.sum_of_products`).
+    Element (a, b, ..., i, j, c) is that of images at (..., rows[a] + i * stride[0], cols[b] + j * stride[1], c), +0 where
+    there is none.
     """
-    n, height, width, channels = images.shape
-    planes = np.ascontiguousarray(np.moveaxis(images, 3, 0), np.float32)
-    found = np.zeros((len(rows), len(cols), channels + odd_channels, n, *output), np.float32)
+    *lead, height, width, channels = images.shape
+    shape = (len(rows), len(cols), *lead, *output, channels)
+    found = np.zeros(shape, images.dtype) if out is None else out
     for (a, row), (b, col) in itertools.product(enumerate(rows), enumerate(cols)):
         (to_rows, from_rows), (to_cols, from_cols) = (
             _inside(first, step, count, size)
             for first, step, count, size in zip((row, col), stride, output, (height, width), strict=True)
         )
-        found[a, b, :channels, :, to_rows, to_cols] = planes[:, :, from_rows, from_cols]
+        found[a, b, ..., to_rows, to_cols, :] = images[..., from_rows, from_cols, :]
     return found
+
+
+def columns(
+    images: Array, rows: Sequence[int], cols: Sequence[int], stride: Pair, output: Pair, odd_channels: int = 0
+) -> Array:
+    """The `grid` of images (N, H, W, C) as (rows, columns, C + odd_channels, N, *output), binary32.
+
+    Pixels come last because most often that is the longest axis, as `fp16.sum_of_products` likes it.
+    """
+    n, height, width, channels = images.shape
+    planes = np.zeros((channels + odd_channels, n, height, width, 1), np.float32)
+    planes[:channels, ..., 0] = np.moveaxis(images, 3, 0)
+    return grid(planes, rows, cols, stride, output)[..., 0]
 
 
 def _inside(first: int, step: int, count: int, size: int) -> tuple[slice, slice]:

@@ -161,9 +161,15 @@ class Conv2dWeightGradient(Operator):
         if not all(many):
             return super().evaluate_many(inputs, many, n_samples)
         dy, x = (array[:, 0] for array in inputs)
-        pixels = _pixels_first(dy[..., self.first :][..., : self.count or None])
-        taps = _pixels_first(np.moveaxis(self.window.taps(x.astype(np.float32)), (0, 1), (3, 4)))
-        acc = outer(pixels, taps, self.accumulate).reshape(len(x), -1, *self.window.size, x.shape[3])
+        chosen = dy[..., self.first :][..., : self.count or None]
+        n, height, width, n_outputs = chosen.shape
+        odd = width % 2
+        pixels = np.zeros((height, width + odd, n, n_outputs), np.float32)
+        pixels[:, :width] = np.moveaxis(chosen, 0, 2)
+        taps = np.zeros((height, width + odd, n, *self.window.size, x.shape[3]), np.float32)
+        self.window.taps(x.astype(np.float32), np.moveaxis(taps[:, :width], (3, 4, 2), (0, 1, 2)))
+        rows, cols = (array.reshape(height * (width + odd), n, -1) for array in (pixels, taps))
+        acc = outer(rows, cols, self.accumulate).reshape(n, n_outputs, *taps.shape[3:])
         return (acc if self.dtype is DType.F32 else fp16.half(acc),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
@@ -183,14 +189,6 @@ class Conv2dWeightGradient(Operator):
             return Tile(self, (None, None), (None,))
         part = self.split(self.first + cut.first, len(cut))
         return None if cut.axis else Tile(part, (None, None), (cut,))
-
-
-def _pixels_first(images: Array) -> Array:
-    """(N, H, W, ...) -> (H * W, N, ... as one axis), binary32, rows of an odd W with a zero pixel at their end."""
-    n, height, width, *rest = images.shape
-    found = np.zeros((height, width + width % 2, n, *rest), np.float32)
-    found[:, :width] = np.moveaxis(images, 0, 2)
-    return found.reshape(-1, n, prod(rest))
 
 
 def _samples() -> Iterable[Sample]:

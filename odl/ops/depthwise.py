@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import ClassVar
 
 import numpy as np
@@ -21,7 +20,7 @@ from odl.fp16 import Accumulate
 from odl.graph import Builder, Kernel, Node, Operator, Phase, Slice, Tile
 from odl.ops._goes import Go, Summing, cut_evenly, each_go, finished, start_sums, sums_type
 from odl.ops._importer import Sample
-from odl.ops._windows import Window, columns, hits
+from odl.ops._windows import Window, grid, hits
 from odl.ops.row_sum import WeightRowSum
 from odl.types import Array, DType, TensorType
 
@@ -50,11 +49,10 @@ class DepthwiseConv2d(Operator):
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         x, w, *b = inputs
-        n_outputs, taps = w.shape[2], self.window.columns(x)
-        operand = _spread(taps.reshape(-1, x.shape[3], prod(taps.shape[3:])), n_outputs, axis=1)
-        first = b[0][:, None] if b else None
-        acc = fp16.sum_of_products(operand, w.reshape(-1, n_outputs, 1), first, self.accumulate)
-        return (fp16.half(acc.T).reshape(*taps.shape[3:], n_outputs),)
+        taps = _spread(self.window.taps(x.astype(np.float32)), w.shape[2])
+        first = np.tile(b[0], taps.shape[4]) if b else None
+        acc = fp16.sum_of_products(*_by_rows(taps, w.reshape(-1, w.shape[2])), first, self.accumulate)
+        return (fp16.half(acc).reshape(taps.shape[2:]),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         name = "depthwise_unpadded" if _in_words(self.window, inputs[0], outputs[0]) else "depthwise"
@@ -101,10 +99,17 @@ def _channels_read(outputs: Slice, x: TensorType, n_outputs: int) -> Slice | Non
     return Slice(3, outputs.first // multiplier, outputs.last // multiplier)
 
 
-def _spread(images: Array, n_outputs: int, axis: int = -1) -> Array:
-    """Each of the channels along an axis as often as outputs read it."""
-    multiplier = n_outputs // images.shape[axis]
-    return images if multiplier == 1 else np.repeat(images, multiplier, axis=axis)
+def _spread(images: Array, n_outputs: int) -> Array:
+    """(..., C) -> (..., O): each channel as often as outputs read it."""
+    multiplier = n_outputs // images.shape[-1]
+    return images if multiplier == 1 else np.repeat(images, multiplier, axis=-1)
+
+
+def _by_rows(taps: Array, w: Array) -> tuple[Array, Array]:
+    """taps (..., N, OH, OW, C) and w (K, C) as operands (K, N * OH, OW * C) and (K, 1, OW * C) of a sum of products:
+    weights repeated along a row of pixels make long runs of both."""
+    _, height, width, channels = taps.shape[-4:]
+    return taps.reshape(len(w), -1, width * channels), np.tile(w[:, None], width)
 
 
 @dataclass(frozen=True)
@@ -141,17 +146,14 @@ class DepthwiseInputGradient(Operator):
         if not rows or not cols:
             return
         count = len(range(top, height, stride_h)), len(range(left, width, stride_w))
-        taps = columns(dy, [i for i, _ in rows], [j for j, _ in cols], (1, 1), count)
+        taps = grid(dy.astype(np.float32), [i for i, _ in rows], [j for j, _ in cols], (1, 1), count)
         weights = np.stack([w[i, j] for _, i in rows for _, j in cols])
         operand, factors = (
-            np.moveaxis(array.reshape(len(weights), channels, w.shape[2] // channels, -1), 2, 1)
-            for array in (taps, weights)
+            np.moveaxis(array.reshape(len(weights), *array.shape[n_axes:-1], channels, -1), -1, 1)
+            for array, n_axes in ((taps, 2), (weights, 1))
         )
-        n_pixels = operand.shape[3]
-        acc = fp16.sum_of_products(
-            operand.reshape(-1, channels, n_pixels), factors.reshape(-1, channels, 1), None, self.accumulate
-        )
-        dx[:, top::stride_h, left::stride_w] = fp16.half(acc.T).reshape(*taps.shape[3:], channels)
+        acc = fp16.sum_of_products(*_by_rows(operand, factors.reshape(-1, channels)), None, self.accumulate)
+        dx[:, top::stride_h, left::stride_w] = fp16.half(acc).reshape(len(dy), *count, channels)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         (height, width), (stride_h, stride_w) = self.window.size, self.window.stride
@@ -213,10 +215,10 @@ class DepthwiseWeightGradient(Summing):
         return start_sums((*self.window.size, dy.shape[3]), self.accumulate)
 
     def add_up(self, dy: Array, x: Array, sums: Array) -> Array:
-        n_outputs = dy.shape[3]
-        odd = dy.shape[2] % 2
-        taps = _spread(self.window.taps(x.astype(np.float32))[:, :, 0], n_outputs)
-        taps = np.pad(taps, ((0, 0), (0, 0), (0, 0), (0, odd), (0, 0))) if odd else taps
+        _, height, width, n_outputs = dy.shape
+        odd = width % 2
+        taps = np.zeros((*self.window.size, 1, height, width + odd, n_outputs), np.float32)
+        self.window.taps(_spread(x.astype(np.float32), n_outputs), taps[..., :width, :])
         pixels = np.pad(dy[0], ((0, 0), (0, odd), (0, 0))).reshape(-1, 1, n_outputs)
         seen = np.moveaxis(taps.reshape(-1, len(pixels), n_outputs), 1, 0)
         lanes = sums.reshape(-1, *sums.shape[2:])
