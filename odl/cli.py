@@ -139,7 +139,9 @@ _steps = click.option("--steps", required=True, type=click.IntRange(min=1), help
 _target = click.option("-t", "--target", type=click.Choice(list(TARGETS)), help=f"[{DEFAULT.name}, or the folder's]")
 _on = click.option("--on", type=click.Choice(_SIMULATORS), help="Where it runs.  [the target's simulator]")
 _on_any = click.option(
-    "--on", type=click.Choice([api.NUMPY, *_SIMULATORS]), help="Where it runs: a simulator, or numpy.  [the target's own]"
+    "--on",
+    type=click.Choice([api.NUMPY, *_SIMULATORS]),
+    help="Where it runs: a simulator, or numpy.  [the target's own]",
 )
 _timeout = click.option(
     "--timeout", default=120.0, type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",

@@ -4,9 +4,9 @@ Every byte of a memory remembers which buffer last wrote it. A read must find al
 names, so a plan that lets one tensor run over another cannot go unnoticed; memory starts as poison (0xA5), and every
 access is checked against the memory's bounds. Transfers between memories happen as late as they may.
 
-Many samples can run at once where they cannot tell: NumPy is slow at starting and fast at going on. Each has memories of
-its own then, a lane; values that all of them share, weights first, lie in lane 0 alone. What an entry adds to a shared
-tensor, such as the sums of a mini-batch, is added sample by sample, in their order (`Operator.evaluate_many`).
+Many samples can run at once where they cannot tell: NumPy is slow at starting and fast at going on. Each has memories
+of its own then, a lane; values that all of them share, weights first, lie in lane 0 alone. What an entry adds to a
+shared tensor, such as the sums of a mini-batch, is added sample by sample, in their order (`Operator.evaluate_many`).
 """
 
 from __future__ import annotations

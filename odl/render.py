@@ -291,7 +291,9 @@ def evaluated(result: Result) -> str:
     if "accuracy" in result:
         right = f"{result['correct']:,} of {result['samples']:,} on {result['on']}"
         lost = f"{result['undecided']:,} of them have NaN among their outputs: taken for no class, and wrong"
-        return _paragraphs(f"accuracy {result['accuracy']:.4f}: {right}", confusion(result), lost if result["undecided"] else "")
+        return _paragraphs(
+            f"accuracy {result['accuracy']:.4f}: {right}", confusion(result), lost if result["undecided"] else ""
+        )
     return f"mean squared error {result['mean_squared_error']:.6g} of {result['samples']:,} samples on {result['on']}"
 
 

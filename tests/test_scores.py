@@ -106,7 +106,8 @@ def test_progress_comes_from_a_device_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", [
-    Recipe(lr=0.1), Recipe(lr=0.1, batch=3, momentum=0.9), Recipe(lr=0.1, batch=40, accumulate="fp16", gradients="fp16"),
+    Recipe(lr=0.1), Recipe(lr=0.1, batch=3, momentum=0.9),
+    Recipe(lr=0.1, batch=40, accumulate="fp16", gradients="fp16"),
 ])  # fmt: skip
 def test_training_in_numpy_is_training_on_a_target(recipe: Recipe, tmp_path: Path) -> None:
     data, streams = _pictures(tmp_path), []

@@ -98,8 +98,8 @@ def grid(
 ) -> Array:
     """images (..., H, W, C) -> (rows, columns, ..., *output, C), in `out` if that is given.
 
-    Element (a, b, ..., i, j, c) is that of images at (..., rows[a] + i * stride[0], cols[b] + j * stride[1], c), +0 where
-    there is none.
+    Element (a, b, ..., i, j, c) is that of images at (..., rows[a] + i * stride[0], cols[b] + j * stride[1], c), +0
+    where there is none.
     """
     *lead, height, width, channels = images.shape
     shape = (len(rows), len(cols), *lead, *output, channels)

@@ -108,7 +108,7 @@ def _spread(images: Array, n_outputs: int) -> Array:
 def _by_rows(taps: Array, w: Array) -> tuple[Array, Array]:
     """taps (..., N, OH, OW, C) and w (K, C) as operands (K, N * OH, OW * C) and (K, 1, OW * C) of a sum of products:
     weights repeated along a row of pixels make long runs of both."""
-    _, height, width, channels = taps.shape[-4:]
+    width, channels = taps.shape[-2:]
     return taps.reshape(len(w), -1, width * channels), np.tile(w[:, None], width)
 
 
