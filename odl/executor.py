@@ -250,7 +250,7 @@ def order_matters(program: Program, entry: str) -> bool:
     """Whether a sample of `entry` can see what those before it did: a call reads a persistent tensor that the entry
     changes, and does more than to change it further. Pieces of one tensor are taken to change different rows of it."""
     calls = [statement for statement in program.entries[entry] if isinstance(statement, Call)]
-    changed = {buffer.held for call in calls for buffer in call.outputs if buffer.held}
+    changed = {buffer.held for call in calls if call.kernel for buffer in call.outputs if buffer.held}
     return any(
         buffer.held in changed and at not in {into for _, into in call.op.overwrites}
         for call in calls for at, buffer in enumerate(call.inputs)
