@@ -21,7 +21,7 @@ import numpy as np
 
 from odl import memory, memory_check
 from odl.codegen import model_id
-from odl.compare import Device, Progress, Reference, Verdict
+from odl.compare import MOST_LANES, Device, Progress, Reference, Verdict
 from odl.compare import verify as compare
 from odl.data import Data, load_data
 from odl.errors import FitError, TargetError, UsageError
@@ -42,21 +42,29 @@ from odl.recipe import Recipe
 from odl.rehearsal import rehearse
 from odl.residency import layout
 from odl.schedule import schedule
+from odl.scores import Scores, approximated, classified
 from odl.staging import staged
 from odl.targets import DEFAULT, Target, find_target, machine_for, simulator_for
 from odl.targets.base import ignore
 from odl.tiling import UNTUNED
 from odl.toolchain import BuildResult, compile_project, find_toolchain
-from odl.training import INFER, Training, build_training
+from odl.training import Training, build_training
 from odl.tuning import Tuning
 from odl.types import Array
-from odl.wire import Job, Log, Loss, Record
+from odl.wire import Job, Log, Loss, Output, Record
 
 WEIGHTS = "weights.npz"
 
 
+NUMPY = "numpy"  # on no target: the executor
+
+
 def silent(step: int, loss: float) -> None:
     """The default progress listener."""
+
+
+def still(done: int, of: int) -> None:
+    """The default listener of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -222,8 +230,13 @@ def train(
     progress: Progress = silent,
     timeout_s: float = 120.0,
 ) -> Run:
-    """Train on the target for `steps` samples, streaming the loss to `progress`."""
+    """Train on the target for `steps` samples, streaming the loss to `progress`.
+
+    `on` is a simulator, or "numpy": the executor, a mini-batch at once, with the same bits; it counts nothing.
+    """
     samples = load_data(Path(data), compiled.training).steps(steps, compiled.recipe.seed)
+    if on == NUMPY:
+        return _train_in_numpy(compiled, samples, progress)
     machine = machine_for(compiled.target, on)
 
     def listen(record: Record) -> None:
@@ -244,41 +257,68 @@ def train(
     return Run(compiled, machine.simulator, losses, weights, *counted, log.stack_bytes)
 
 
+def _train_in_numpy(compiled: Compiled, samples: Data, progress: Progress) -> Run:
+    lanes = min(MOST_LANES, compiled.recipe.batch)
+    reference = Reference(compiled.program, compiled.training, lanes)
+    losses: list[float] = []
+    for start in range(0, len(samples), lanes):
+        part = Data(samples.samples[start : start + lanes], samples.targets[start : start + lanes])
+        for loss in reference.steps(part):
+            progress(len(losses), float(loss))
+            losses.append(float(loss))
+    weights = {name: reference.executor.persistent(name) for name in _arena_names(compiled)}
+    nothing = np.zeros(0, np.uint32)
+    return Run(compiled, NUMPY, tuple(losses), weights, nothing, (), nothing, 0)
+
+
 def infer(
     compiled: Compiled,
     data: Data,
     weights: Mapping[str, Array] | None = None,
-    on: str = "numpy",
+    on: str = NUMPY,
     timeout_s: float = 120.0,
+    progress: Callable[[int, int], None] = still,
 ) -> Array:
-    """The outputs (N, ...) binary16 for all of `data`, with the model's weights or `weights`.
+    """The outputs (N, elements of one) binary16 for all of `data`, with the model's weights or `weights`.
 
-    `on` is "numpy", or a simulator as for `train`.
+    `on` is "numpy", or a simulator as for `train`. `progress` is told (samples done, of how many).
     """
-    if on == "numpy":
-        reference = Reference(compiled.program, compiled.training).executor
+    if on == NUMPY:
+        reference, outputs = Reference(compiled.program, compiled.training, MOST_LANES), list[Array]()
         for name, value in (weights or {}).items():
-            reference.load(name, value)
-        return np.stack([reference.run(INFER, {compiled.training.sample: x})[0][0] for x in data.samples])
+            reference.executor.load(name, value)
+        for start in range(0, len(data), MOST_LANES):
+            found = reference.infer(data.samples[start : start + MOST_LANES])
+            outputs.append(found.reshape(len(found), -1))
+            progress(start + len(found), len(data))
+        return np.concatenate(outputs)
+
+    def listen(record: Record) -> None:
+        if isinstance(record, Output):
+            progress(record.step + 1, len(data))
+
     with ExitStack() as stack:
         device = _device(
             compiled, "" if on == compiled.target.simulator else on, stack, trace=False, timeout_s=timeout_s
         )
         initial = _initial(compiled, weights) if weights else ()
-        return device.run(Job(model_id(compiled.program), data.samples, initial=initial)).outputs
+        return device.run(Job(model_id(compiled.program), data.samples, initial=initial), listen).outputs
 
 
 def evaluate(
-    compiled: Compiled, data: str | Path, weights: Mapping[str, Array] | None = None, on: str = "numpy"
-) -> dict[str, float]:
-    """Accuracy (cross entropy) or mean squared error (mse) over a whole data file."""
+    compiled: Compiled,
+    data: str | Path,
+    weights: Mapping[str, Array] | None = None,
+    on: str = NUMPY,
+    timeout_s: float = 120.0,
+    progress: Callable[[int, int], None] = still,
+) -> Scores:
+    """How well the model does on a whole data file: `scores.classified` (cross entropy) or `approximated` (mse)."""
     loaded = load_data(Path(data), compiled.training)
-    outputs = infer(compiled, loaded, weights, on)
+    outputs = infer(compiled, loaded, weights, on, timeout_s, progress)
     if compiled.recipe.loss == "cross_entropy":
-        hits = int((outputs.argmax(axis=-1) == loaded.targets.ravel()).sum())
-        return {"samples": len(loaded), "correct": hits, "accuracy": hits / len(loaded)}
-    wide = outputs.astype(np.float64).reshape(len(loaded), -1) - loaded.targets.reshape(len(loaded), -1)
-    return {"samples": len(loaded), "mean_squared_error": float((wide * wide).mean())}
+        return classified(outputs, loaded.targets.ravel())
+    return approximated(outputs, loaded.targets)
 
 
 def require_convergence(run: Run) -> None:

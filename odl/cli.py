@@ -158,6 +158,11 @@ _data = click.option("--data", required=True, type=_path, metavar="NPZ", help="A
 _steps = click.option("--steps", required=True, type=click.IntRange(min=1), help="Training steps, one sample each.")
 _target = click.option("-t", "--target", type=click.Choice(list(TARGETS)), help=f"[{DEFAULT.name}, or the folder's]")
 _on = click.option("--on", type=click.Choice(_SIMULATORS), help="Where it runs.  [the target's simulator]")
+_on_any = click.option(
+    "--on",
+    type=click.Choice([api.NUMPY, *_SIMULATORS]),
+    help="Where it runs: a simulator, or numpy.  [the target's own]",
+)
 _timeout = click.option(
     "--timeout", default=120.0, type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
     help="Longest silence of the target.  [120]",
@@ -248,7 +253,7 @@ def build(
 @verb
 @_model
 @_target
-@_on
+@_on_any
 @_data
 @_steps
 @_out("Folder for the trained weights and the figures.", required=False)
@@ -305,17 +310,21 @@ def verify(
 @verb
 @_model
 @_target
-@click.option("--on", default="numpy", type=click.Choice(["numpy", *_SIMULATORS]), help="Where it runs.  [numpy]")
+@click.option("--on", default=api.NUMPY, type=click.Choice([api.NUMPY, *_SIMULATORS]), help="Where it runs.  [numpy]")
 @_data
+@_timeout
 @recipe_options
-def eval_(console: Console, model: Path, target: str | None, on: str, data: Path, recipe: RecipeFlags) -> None:
+def eval_(
+    console: Console, model: Path, target: str | None, on: str, data: Path, timeout: float, recipe: RecipeFlags
+) -> None:
     """Tell how well MODEL, or what a run made of it, does on data."""
     trained = (model / MARKER).is_file()
     if trained and recipe.given:
         raise UsageError("recipe-fixed", str(model), "a run has its own recipe", "leave out -r and its flags")
     compiled = _compile(console, model, recipe, target)
     weights = api.load_weights(model, compiled) if trained else None
-    result = api.evaluate(compiled, data, weights, on)
+    with console.counting("sample") as advance:
+        result = api.evaluate(compiled, data, weights, on, timeout, advance)
     console.answer({"on": on, **result}, render.evaluated)
 
 

@@ -17,11 +17,11 @@ from odl import fp16
 from odl.codegen import model_id, traced_buffers
 from odl.data import Data
 from odl.errors import TargetError
-from odl.executor import Executor
+from odl.executor import Executor, Observer
 from odl.program import Call, Program
 from odl.targets import Simulator
 from odl.targets.base import ignore
-from odl.training import APPLY, STEP, Training
+from odl.training import APPLY, INFER, STEP, Training
 from odl.types import Array
 from odl.wire import Hashes, Job, Log, Loss, Record
 
@@ -54,22 +54,50 @@ class Verdict:
 Progress = Callable[[int, float], None]
 
 
-class Reference:
-    """The executor stepping through the data as the device does: train, and at a batch's end apply."""
+MOST_LANES = 32  # of ResNet8 and DS-CNN: more gain nothing, and take more memory
+_LANES_BYTES = 1 << 28
 
-    def __init__(self, program: Program, training: Training) -> None:
-        self.executor = Executor(program)
+
+class Reference:
+    """The executor stepping through the data as the device does: train, and at a batch's end apply.
+
+    `lanes`: for how many samples at once there is room; it stays within 256 MiB.
+    """
+
+    def __init__(self, program: Program, training: Training, lanes: int = 1) -> None:
+        room = max(1, _LANES_BYTES // max(1, sum(program.spaces.values())))
+        self.executor = Executor(program, min(lanes, room))
         self.training = training
         self.seen = 0
 
-    def step(self, sample: Array, target: Array, observe: Callable[[int, Call, tuple[Array, ...]], None]) -> np.float32:
+    def step(self, sample: Array, target: Array, observe: Observer) -> np.float32:
         """One training step; returns the loss."""
         feeds = {self.training.sample: sample, self.training.target: target}
         (loss,) = self.executor.run(STEP, feeds, observe)
         self.seen += 1
+        self._end_batch(observe)
+        return np.float32(loss[0])
+
+    def steps(self, data: Data) -> Array:
+        """A training step for each of `data`, with the bits of `step`, all of a mini-batch at once; the losses (N,)."""
+        batch, start, losses = self.training.recipe.batch, 0, [np.zeros(0, np.float32)]
+        while start < len(data):
+            end = min(len(data), start + batch - self.seen % batch)
+            feeds = {self.training.sample: data.samples[start:end], self.training.target: data.targets[start:end]}
+            (found,) = self.executor.run_many(STEP, feeds)
+            losses.append(found[:, 0])
+            self.seen += end - start
+            self._end_batch(None)
+            start = end
+        return np.concatenate(losses)
+
+    def infer(self, samples: Array) -> Array:
+        """The outputs (N, ...) of samples (N, ...)."""
+        return self.executor.run_many(INFER, {self.training.sample: samples})[0]
+
+    def _end_batch(self, observe: Observer | None) -> None:
         if APPLY in self.training.graphs and self.seen % self.training.recipe.batch == 0:
             self.executor.run(APPLY, {}, observe)
-        return np.float32(loss[0])
 
 
 class _Stop(Exception):  # noqa: N818  not an error: it ends a run that has shown what it had to

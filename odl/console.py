@@ -60,6 +60,20 @@ class Console:
             yield lambda _step, _loss: bar.update(1)
 
     @contextmanager
+    def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """A listener for (done, of how many) that moves a bar, on a terminal."""
+        if self.verbosity < 0 or not sys.stderr.isatty():
+            yield lambda _done, _of: None
+            return
+        with click.progressbar(length=1, label=what, file=sys.stderr, show_pos=True) as bar:
+
+            def advance(done: int, of: int) -> None:
+                bar.length = of
+                bar.update(done - bar.pos)
+
+            yield advance
+
+    @contextmanager
     def errors(self) -> Iterator[None]:
         """Ends the process as `ExitCode` says when the block raises; click's own exceptions pass."""
         if os.environ.get("NO_COLOR"):

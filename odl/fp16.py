@@ -11,9 +11,10 @@ reductions and its exp, log, tanh change with the processor, so none of them is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
-from math import prod
+from itertools import product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -39,7 +40,28 @@ def canonical(a: npt.ArrayLike) -> Array:
     values = np.asarray(a)
     if values.dtype not in (np.float16, np.float32):
         raise TypeError(f"{values.dtype} has no canonical NaN")
-    return np.where(np.isnan(values), values.dtype.type(np.nan), values)
+    found = is_nan(values)
+    return np.where(found, values.dtype.type(np.nan), values) if found.any() else values.copy()
+
+
+def is_nan(a: Array) -> npt.NDArray[np.bool_]:
+    """Which elements of a float16 or float32 array are NaN.
+
+    Like the next two it looks at bit patterns, as C does: NumPy takes the elements of a float16 array one by one.
+    """
+    if a.dtype != np.float16:
+        return np.isnan(a)
+    return (a.view(np.uint16) & np.uint16(0x7FFF)) > np.uint16(0x7C00)
+
+
+def is_positive(a: F16) -> npt.NDArray[np.bool_]:
+    """a > 0, which no NaN is; `odl_is_positive` in C."""
+    return (a.view(np.uint16) - np.uint16(1)) < np.uint16(0x7C00)  # 0 - 1 is the largest of all
+
+
+def kept(a: F16, where: npt.NDArray[np.bool_]) -> F16:
+    """a where the condition holds, else +0; both of one shape."""
+    return (a.view(np.uint16) * where).view(np.float16)
 
 
 def bits(a: npt.ArrayLike) -> npt.NDArray[np.integer[Any]]:
@@ -59,7 +81,8 @@ def half(a: npt.ArrayLike) -> F16:
     if values.dtype.kind != "f":
         values = values.astype(np.float64)  # exact below 2^53, far beyond where binary16 overflows
     rounded = values.astype(np.float16)
-    return np.where(np.isnan(rounded), np.float16(np.nan), rounded)
+    found = is_nan(rounded)
+    return np.where(found, np.float16(np.nan), rounded) if found.any() else rounded
 
 
 # -- One operation, one rounding. Operands broadcast. ----------------------------------------------------------
@@ -75,29 +98,36 @@ def _exact(dtype: type[Real], a: Operand) -> npt.NDArray[Real]:
     return _once(dtype, np.positive, a)
 
 
+def _once16(operation: np.ufunc, *operands: Operand) -> F16:
+    """Of binary16 operands, in binary32 and rounded again, as NumPy does it for one element after the other."""
+    wide = [_exact(np.float16, operand).astype(np.float32) for operand in operands]
+    with np.errstate(all="ignore"):
+        return np.asarray(operation(*wide), np.float32).astype(np.float16)
+
+
 def add16(a: Operand, b: Operand) -> F16:
     """rn16(a + b)"""
-    return _once(np.float16, np.add, a, b)
+    return _once16(np.add, a, b)
 
 
 def sub16(a: Operand, b: Operand) -> F16:
     """rn16(a - b)"""
-    return _once(np.float16, np.subtract, a, b)
+    return _once16(np.subtract, a, b)
 
 
 def mul16(a: Operand, b: Operand) -> F16:
     """rn16(a * b)"""
-    return _once(np.float16, np.multiply, a, b)
+    return _once16(np.multiply, a, b)
 
 
 def div16(a: Operand, b: Operand) -> F16:
     """rn16(a / b)"""
-    return _once(np.float16, np.divide, a, b)
+    return _once16(np.divide, a, b)
 
 
 def sqrt16(a: Operand) -> F16:
     """rn16(sqrt(a))"""
-    return _once(np.float16, np.sqrt, a)
+    return _once16(np.sqrt, a)
 
 
 def add32(a: Operand, b: Operand) -> F32:
@@ -134,7 +164,9 @@ def fma16(a: Operand, b: Operand, c: Operand) -> F16:
 
 # -- Sums of products ------------------------------------------------------------------------------------------
 
-_CHUNK_BYTES = 1 << 18  # of products: still in cache when they are added up
+# Of 4-byte numbers: the sums that are held while products are added to them, how many of them lie along the last axis,
+# and the products that are made at once. Smaller, NumPy's loops end too soon; larger, they leave the cache.
+_BLOCK, _RUN, _CHUNK = 1 << 16, 1 << 12, 1 << 17
 
 
 @np.errstate(all="ignore")
@@ -153,18 +185,37 @@ def sum_of_products(x: Array, y: Array, init: Array | None, accumulate: Accumula
     The result is float32, not yet rounded to binary16 in the fp32 case. The last axis is the inner loop: it
     is fastest when that is the longest one.
     """
-    shape = np.broadcast_shapes(x.shape[1:], y.shape[1:])
+    sums = np.zeros(np.broadcast_shapes(x.shape[1:], y.shape[1:]), np.float32)
+    if init is not None:
+        np.copyto(sums, init, casting="safe")
+    if accumulate is Accumulate.FP32:
+        _reduce(x, y, sums[None], _reduce32)
+        return sums
+    lanes = np.stack([sums.astype(np.float16), np.zeros(sums.shape, np.float16)])
+    _reduce(x, y, lanes, _reduce16)
+    return add16(lanes[0], lanes[1]).astype(np.float32)
+
+
+def _reduce(x: Array, y: Array, sums: Array, reduce: Callable[[Array, Array, Array], None]) -> None:
+    """Add products to sums (..., *shape), block by block."""
     if len(x) != len(y) or x.ndim != y.ndim:
         raise ValueError(f"cannot reduce {x.shape} against {y.shape}")
-    fp32 = accumulate is Accumulate.FP32
-    pairs = (_pairs(operand, np.float32 if fp32 else np.float64) for operand in (x, y))
-    xs, ys = (np.broadcast_to(p, (*p.shape[:2], *shape)) for p in pairs)
-    result = np.zeros(shape, np.float32)
-    if init is not None:
-        np.copyto(result, init, casting="safe")
-    for block in _blocks(shape):
-        (_reduce32 if fp32 else _reduce16)(xs[:, :, *block], ys[:, :, *block], result[block])
-    return result
+    pairs = (_pairs(operand, np.float32 if sums.dtype == np.float32 else np.float64) for operand in (x, y))
+    xs, ys = (np.broadcast_to(p, (*p.shape[:2], *sums.shape[1:])) for p in pairs)
+    with _unbuffered():
+        for block in _blocks(sums.shape[1:]):
+            reduce(xs[:, :, *block], ys[:, :, *block], sums[:, *block])
+
+
+@contextmanager
+def _unbuffered() -> Iterator[None]:
+    """Operands that repeat along an axis as they are: rows of less than NumPy's buffer, 8192 elements, would be copied
+    into that one by one, which takes three times as long as to multiply them."""
+    usual = np.setbufsize(16)
+    try:
+        yield
+    finally:
+        np.setbufsize(usual)
 
 
 def continue_sums(x: Array, y: Array, state: Array, accumulate: Accumulate) -> Array:
@@ -176,9 +227,8 @@ def continue_sums(x: Array, y: Array, state: Array, accumulate: Accumulate) -> A
     if accumulate is Accumulate.FP32:
         return sum_of_products(x, y, state, accumulate)
     lanes = np.moveaxis(state, -1, 0).copy()
-    for k in range(0, len(x), 2):
-        for lane in (0, 1):
-            lanes[lane] = fma16(x[k + lane], y[k + lane], lanes[lane])
+    with np.errstate(all="ignore"):
+        _reduce(x, y, lanes, _reduce16)
     return np.ascontiguousarray(np.moveaxis(lanes, 0, -1))
 
 
@@ -190,43 +240,49 @@ def sum_with_ones(x: Array, accumulate: Accumulate, init: Array | None = None) -
 
 def _pairs(a: Array, dtype: type[np.floating[Any]]) -> Array:
     """(K, ...) widened, completed to an even K with +0, as (K / 2, 2, ...)."""
+    if a.dtype == dtype and len(a) % 2 == 0:
+        return a.reshape(len(a) // 2, 2, *a.shape[1:])
     even = np.zeros((len(a) + len(a) % 2, *a.shape[1:]), dtype)
     np.copyto(even[: len(a)], a, casting="safe")
     return even.reshape(len(even) // 2, 2, *a.shape[1:])
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
-    """Cuts a shape along its leading axis, so that a pair of products of a block makes at most one chunk."""
-    rows = max(1, _CHUNK_BYTES // (8 * max(1, prod(shape[1:]))))
-    yield from ((slice(start, start + rows),) for start in range(0, shape[0], rows)) if shape else [(...,)]
+    """Cuts a shape into blocks of at most `_BLOCK` elements, of nearly the same size, whole along the last axes."""
+    left, cuts = _BLOCK, list[list[slice]]()
+    for axis, n in reversed(list(enumerate(shape))):
+        room = _RUN if axis == len(shape) - 1 else left
+        n_cuts = -(-n // max(1, room))
+        step = -(-n // max(1, n_cuts))
+        cuts.insert(0, [slice(start, start + step) for start in range(0, n, max(1, step))])
+        left //= max(1, step)
+    yield from product(*cuts) if shape else [(...,)]
 
 
 def _products(x: Array, y: Array) -> Iterator[Array]:
     """x * y of (K / 2, 2, ...), as many pairs at a time as make a chunk, each time in the same buffer."""
-    n_pairs = max(1, _CHUNK_BYTES // max(1, x[:1].size * x.itemsize))
+    n_pairs = max(1, 4 * _CHUNK // max(1, x[:1].size * x.itemsize))
     buffer = np.empty((min(n_pairs, len(x)), *x.shape[1:]), x.dtype)
     for start in range(0, len(x), n_pairs):
         part = x[start : start + n_pairs]
         yield np.multiply(part, y[start : start + n_pairs], out=buffer[: len(part)])
 
 
-def _reduce32(x: Array, y: Array, acc: F32) -> None:
+def _reduce32(x: Array, y: Array, sums: F32) -> None:
+    acc = sums[0, ...]
     for products in _products(x, y):
         for pair in np.add(products[:, 1], products[:, 0], out=products[:, 0]):
             np.add(acc, pair, out=acc)
 
 
-def _reduce16(x: Array, y: Array, acc: F32) -> None:
+def _reduce16(x: Array, y: Array, lanes: F16) -> None:
     """As `fma16` does: in float64, rounded to binary16 after each sum."""
-    rounded = np.zeros((2, *acc.shape), np.float16)
-    rounded[0] = acc
-    lanes = rounded.astype(np.float64)
+    wide = lanes.astype(np.float64)
     for products in _products(x, y):
         for pair in products:
-            np.add(lanes, pair, out=lanes)
-            rounded[...] = lanes
-            lanes[...] = rounded
-    acc[...] = add16(rounded[0], rounded[1])
+            np.add(wide, pair, out=wide)
+            lanes[...] = wide
+            wide[...] = lanes
 
 
 # -- Functions of binary32, out of + - * / sqrt and bit patterns -------------------------------------------------

@@ -79,7 +79,8 @@ class Operator(ABC):
     `in_place` lists (output, input) pairs that may share memory; `overwrites` those that must, as far as the node has
     them. A `view` has no
     kernel: its output is its input's bytes under another shape. `moves`: it only arranges bytes anew, and costs less
-    than keeping its output does.
+    than keeping its output does. `stacked` lists sets of inputs that may hold several samples, one behind the other
+    along axis 0, which `evaluate` then treats each by itself and gives out so.
     """
 
     name: ClassVar[str]
@@ -88,6 +89,7 @@ class Operator(ABC):
     overwrites: ClassVar[tuple[tuple[int, int], ...]] = ()
     view: ClassVar[bool] = False
     moves: ClassVar[bool] = False
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ()
     phase: ClassVar[Phase | None] = None
 
     @abstractmethod
@@ -97,6 +99,31 @@ class Operator(ABC):
     @abstractmethod
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """The definition of the operator, in bits."""
+
+    def evaluate_many(self, inputs: Sequence[Array], many: Sequence[bool], n_samples: int) -> tuple[Array, ...]:
+        """`evaluate` for several samples at once, in bits as for one after the other.
+
+        Input i has a leading axis of samples where many[i]; all samples share the others. So have the outputs, but for
+        those that overwrite a shared input (`folds`): that takes up the samples in order, and what is returned is what
+        the last one left. Subclasses have other ways where those are faster.
+        """
+        if tuple(i for i, is_many in enumerate(many) if is_many) in self.stacked:
+            flat = [x.reshape(-1, *x.shape[2:]) if is_many else x for x, is_many in zip(inputs, many, strict=True)]
+            return tuple(y.reshape(n_samples, -1, *y.shape[1:]) for y in self.evaluate(flat))
+        operands, results = list(inputs), list[tuple[Array, ...]]()
+        for at in range(n_samples):
+            results.append(self.evaluate([x[at] if is_many else x for x, is_many in zip(operands, many, strict=True)]))
+            for output, into in self.overwrites:
+                if into < len(many) and not many[into]:
+                    operands[into] = results[-1][output]
+        return tuple(
+            results[-1][output] if self.folds(output, many) else np.stack([each[output] for each in results])
+            for output in range(len(results[0]))
+        )
+
+    def folds(self, output: int, many: Sequence[bool]) -> bool:
+        """Whether an output has no axis of samples because it overwrites an input that has none."""
+        return any(output == each and not many[into] for each, into in self.overwrites if into < len(many))
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         """The C function and its scalars. A view has none."""

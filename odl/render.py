@@ -15,6 +15,7 @@ from odl.tuning import Knobs
 _NUMBER = re.compile(r"([-+]?[\d,.]+(e[-+]\d+)?( %)?)?")
 _LONGEST_CELL = 44
 _MAP_WIDTH = 40
+_LINE_WIDTH, _MOST_CLASSES = 110, 8
 
 Result = Mapping[str, Any]
 
@@ -313,8 +314,37 @@ def verified(result: Result) -> str:
 def evaluated(result: Result) -> str:
     """`odl eval`."""
     if "accuracy" in result:
-        return f"accuracy {result['accuracy']:.4f}: {result['correct']:,} of {result['samples']:,} on {result['on']}"
+        right = f"{result['correct']:,} of {result['samples']:,} on {result['on']}"
+        lost = f"{result['undecided']:,} of them have NaN among their outputs: taken for no class, and wrong"
+        return _paragraphs(
+            f"accuracy {result['accuracy']:.4f}: {right}", confusion(result), lost if result["undecided"] else ""
+        )
     return f"mean squared error {result['mean_squared_error']:.6g} of {result['samples']:,} samples on {result['on']}"
+
+
+def confusion(result: Result) -> str:
+    """A row for each class: its samples, the share that is right, and how many were taken for which class.
+
+    There is a column for every class that a sample was taken for, or, where that is too wide, one for all of them.
+    """
+    matrix, shares = result["confusion"], result["class_accuracy"]
+    facts = [
+        (at, sum(row), "" if share is None else f"{share:.4f}")
+        for at, (row, share) in enumerate(zip(matrix, shares, strict=True))
+    ]
+    seen = [column for column in range(len(matrix)) if any(row[column] for row in matrix)]
+    header = ("class", "samples", "right", *(f"as {column}" for column in seen))
+    text = table(header, ((*fact, *(row[c] or "." for c in seen)) for fact, row in zip(facts, matrix, strict=True)))
+    if max(map(len, text.splitlines())) <= _LINE_WIDTH:
+        return text
+    return table((*header[:3], "taken for"), ((*fact, _most(row)) for fact, row in zip(facts, matrix, strict=True)))
+
+
+def _most(row: Sequence[int]) -> str:
+    """The classes that most samples were taken for, with their numbers."""
+    order = sorted((-n, column) for column, n in enumerate(row) if n)
+    named = [f"{column}: {-n:,}" for n, column in order[:_MOST_CLASSES]]
+    return ", ".join(named + ["..."] * (len(order) > _MOST_CLASSES))
 
 
 def exported(result: Result) -> str:

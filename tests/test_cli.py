@@ -286,6 +286,30 @@ def test_run_eval_export_agree(model: Path, data: Path, trained: tuple[Path, Res
     assert scores[0]["samples"] == 12
     on_host = answer("eval", folder, "--data", data, "--on", "host")
     assert (on_host["on"], on_host["correct"]) == ("host", scores[0]["correct"])
+    assert on_host["confusion"] == scores[0]["confusion"]
+    assert sum(map(sum, on_host["confusion"])) == 12
+
+
+def test_a_run_in_numpy_is_a_run(model: Path, data: Path, tmp_path: Path) -> None:
+    """It streams, counts nothing, and leaves a folder from which the same weights come as from the host's."""
+    common = ("--data", data, "--steps", 7, "--batch", 3, "--lr", 0.1)
+    runs = [odl("run", model, "--on", on, *common, "-o", tmp_path / on) for on in ("numpy", "host")]
+    streams = [run.stdout.split("\n\n")[0] for run in runs]
+    assert streams[0] == streams[1]
+    assert len(streams[0].splitlines()) == 7
+    assert "7 on numpy" in runs[0].stdout
+    for on in ("numpy", "host"):
+        answer("export", tmp_path / on, "-o", tmp_path / f"{on}.onnx")
+    assert (tmp_path / "numpy.onnx").read_bytes() == (tmp_path / "host.onnx").read_bytes()
+    told = answer("run", model, "--on", "numpy", *common)
+    assert (told["on"], told["per_step"], told["stack_bytes"]) == ("numpy", {"macs": 5220}, 0)
+
+
+def test_eval_shows_the_matrix(model: Path, data: Path) -> None:
+    lines = odl("eval", model, "--data", data).stdout.splitlines()
+    assert lines[0].startswith("accuracy ")
+    assert lines[2].split()[:3] == ["class", "samples", "right"]
+    assert len(lines) == 3 + 3
 
 
 def test_a_run_folder_remembers(model: Path, trained: tuple[Path, Result]) -> None:

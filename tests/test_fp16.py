@@ -211,7 +211,7 @@ def test_sum_of_products_rounds_in_the_order_of_the_contract(accumulate: Accumul
 
 
 @BOTH
-@pytest.mark.parametrize("chunk_bytes", [1, 5000, 1 << 18])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (50, 7, 1000), (1 << 16, 1 << 12, 1 << 17)])
 @pytest.mark.parametrize(
     ("x_shape", "y_shape"),
     [
@@ -226,12 +226,13 @@ def test_sum_of_products_rounds_in_the_order_of_the_contract(accumulate: Accumul
 )
 def test_sum_of_products_is_the_same_in_any_blocks(
     accumulate: Accumulate,
-    chunk_bytes: int,
+    sizes: tuple[int, int, int],
     x_shape: tuple[int, ...],
     y_shape: tuple[int, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fp16, "_CHUNK_BYTES", chunk_bytes)
+    for name, size in zip(("_BLOCK", "_RUN", "_CHUNK"), sizes, strict=True):
+        monkeypatch.setattr(fp16, name, size)
     rng = np.random.default_rng(3)
     x, y = (rng.standard_normal(shape).astype(np.float16) for shape in (x_shape, y_shape))
     shape = np.broadcast_shapes(x_shape[1:], y_shape[1:])

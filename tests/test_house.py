@@ -23,7 +23,7 @@ FLOORS = (
     ("program", "lower", "lower_tiles", "micro_assembly", "microkernels", "microkernels_depthwise"),
     ("executor", "rehearsal", "codegen"),
     ("wire", "targets", "toolchain", "compare", "project"),
-    ("profile", "savings", "tile_report", "render", "console"),
+    ("profile", "savings", "scores", "tile_report", "render", "console"),
     ("api", "autotune", "results", "cli", "__init__", "__main__"),
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}

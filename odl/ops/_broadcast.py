@@ -49,6 +49,12 @@ class Binary(Operator):
         a, b = inputs
         return (self.combine(a.reshape(-1, b.size), b.reshape(-1)).reshape(a.shape),)
 
+    def evaluate_many(self, inputs: Sequence[Array], many: Sequence[bool], n_samples: int) -> tuple[Array, ...]:
+        a, b = inputs
+        if many == (True, False) or (many == (True, True) and a.shape == b.shape):
+            return self.evaluate(inputs)
+        return super().evaluate_many(inputs, many, n_samples)
+
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         return Kernel(self.name, {"n_elems": inputs[0].n_elems, "n_b": inputs[1].n_elems})
 

@@ -21,6 +21,7 @@ class Unary(Operator):
     """x -> y of x's type; y[i] depends on x[i] alone."""
 
     in_place: ClassVar[tuple[tuple[int, int], ...]] = ((0, 0),)
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0,),)
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         return (inputs[0],)
@@ -40,6 +41,7 @@ class UnaryGradient(Unary):
     """
 
     in_place: ClassVar[tuple[tuple[int, int], ...]] = ((0, 1), (0, 0))
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0, 1),)
 
 
 def import_unary(imp: Importer, node: OnnxNode, op: Unary) -> None:

@@ -51,20 +51,20 @@ def image_window(shape: Shape) -> Window:
 
 
 def backwards(window: Window, padded: Array, output: Pair) -> Iterator[tuple[int, Array]]:
-    """(tap, what it sees) from the last tap to the first: views (OH, OW, C) into a padded image, to write through.
+    """(tap, what it sees) from the last tap to the first: views (N, OH, OW, C) into padded images, to write through.
 
     Each tap sees a pixel at most once, and in this order a pixel meets the windows that hold it in ascending order.
     """
     rows, cols = window.stride
     height, width = (output[0] - 1) * rows + 1, (output[1] - 1) * cols + 1
     for tap, (i, j) in reversed(list(enumerate(np.ndindex(window.size)))):
-        yield tap, padded[i : i + height : rows, j : j + width : cols]
+        yield tap, padded[:, i : i + height : rows, j : j + width : cols]
 
 
 def cropped(window: Window, padded: Array, shape: Shape) -> Array:
-    """The image (1, H, W, C) inside its padding."""
+    """The images (N, H, W, C) inside their padding."""
     top, left = window.pads[:2]
-    return np.ascontiguousarray(padded[None, top : top + shape[1], left : left + shape[2]])
+    return np.ascontiguousarray(padded[:, top : top + shape[1], left : left + shape[2]])
 
 
 def cut_channels(op: Operator, cut: Slice | None, n_inputs: int) -> Tile | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +16,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Window:
-    """A window that slides over (1, H, W, C): size, stride, and (top, left, bottom, right) padding."""
+    """A window that slides over images (N, H, W, C): size, stride, and (top, left, bottom, right) padding."""
 
     size: Pair
     stride: Pair
@@ -29,22 +31,29 @@ class Window:
         )
 
     def padded(self, x: Array) -> Array:
-        """x (1, H, W, C) with +0 around it, (top + H + bottom, left + W + right, C)."""
+        """x (N, H, W, C) with +0 around each image, (N, top + H + bottom, left + W + right, C)."""
         top, left, bottom, right = self.pads
-        return np.pad(x[0], ((top, bottom), (left, right), (0, 0)))
+        n, height, width, channels = x.shape
+        wide = np.zeros((n, top + height + bottom, left + width + right, channels), x.dtype)
+        wide[:, top : top + height, left : left + width] = x
+        return wide
 
-    def taps(self, x: Array) -> Array:
-        """x (1, H, W, C) -> (kh, kw, OH, OW, C): what each tap of the window sees at each output pixel."""
-        height, width = self.output(*x.shape[1:3])
-        padded = self.padded(x)
-        rows, cols = self.stride
-        return np.stack([
-            np.stack([
-                padded[i : i + (height - 1) * rows + 1 : rows, j : j + (width - 1) * cols + 1 : cols]
-                for j in range(self.size[1])
-            ])
-            for i in range(self.size[0])
-        ])  # fmt: skip
+    def taps(self, x: Array, out: Array | None = None) -> Array:
+        """x (N, H, W, C) -> (kh, kw, N, OH, OW, C): what each tap of the window sees at each output pixel.
+
+        They are written to `out`, where that is given, which has to hold +0 for what lies on padding.
+        """
+        top, left = self.pads[:2]
+        rows, cols = range(-top, self.size[0] - top), range(-left, self.size[1] - left)
+        return grid(x, rows, cols, self.stride, self.output(*x.shape[1:3]), out)
+
+    def columns(self, x: Array, odd_width: int = 0, odd_channels: int = 0) -> Array:
+        """`taps` as `columns` lays them out, with so many columns of zeros behind those of the window, and channels
+        behind those of x: (kh, kw + odd_width, C + odd_channels, N, OH, OW)."""
+        top, left = self.pads[:2]
+        rows = range(-top, self.size[0] - top)
+        cols = (*range(-left, self.size[1] - left), *[x.shape[2]] * odd_width)
+        return columns(x, rows, cols, self.stride, self.output(*x.shape[1:3]), odd_channels)
 
     def cut_rows(self, first: int, last: int, height: int) -> tuple[Window, int, int] | None:
         """The window that yields output rows first .. last - 1 from input rows a .. b - 1: (window, a, b).
@@ -82,6 +91,46 @@ class Window:
             "kernel_h": self.size[0], "kernel_w": self.size[1], "stride_h": self.stride[0],
             "stride_w": self.stride[1], "pad_top": self.pads[0], "pad_left": self.pads[1],
         }  # fmt: skip
+
+
+def grid(
+    images: Array, rows: Sequence[int], cols: Sequence[int], stride: Pair, output: Pair, out: Array | None = None
+) -> Array:
+    """images (..., H, W, C) -> (rows, columns, ..., *output, C), in `out` if that is given.
+
+    Element (a, b, ..., i, j, c) is that of images at (..., rows[a] + i * stride[0], cols[b] + j * stride[1], c), +0
+    where there is none.
+    """
+    *lead, height, width, channels = images.shape
+    shape = (len(rows), len(cols), *lead, *output, channels)
+    found = np.zeros(shape, images.dtype) if out is None else out
+    for (a, row), (b, col) in itertools.product(enumerate(rows), enumerate(cols)):
+        (to_rows, from_rows), (to_cols, from_cols) = (
+            _inside(first, step, count, size)
+            for first, step, count, size in zip((row, col), stride, output, (height, width), strict=True)
+        )
+        found[a, b, ..., to_rows, to_cols, :] = images[..., from_rows, from_cols, :]
+    return found
+
+
+def columns(
+    images: Array, rows: Sequence[int], cols: Sequence[int], stride: Pair, output: Pair, odd_channels: int = 0
+) -> Array:
+    """The `grid` of images (N, H, W, C) as (rows, columns, C + odd_channels, N, *output), binary32.
+
+    Pixels come last because most often that is the longest axis, as `fp16.sum_of_products` likes it.
+    """
+    n, height, width, channels = images.shape
+    planes = np.zeros((channels + odd_channels, n, height, width, 1), np.float32)
+    planes[:channels, ..., 0] = np.moveaxis(images, 3, 0)
+    return grid(planes, rows, cols, stride, output)[..., 0]
+
+
+def _inside(first: int, step: int, count: int, size: int) -> tuple[slice, slice]:
+    """Which of `count` positions first, first + step, ... lie in 0 .. size - 1, and these positions."""
+    begin = min(max(0, -(first // step)), count)
+    end = max(begin, min(count, -((first - size) // step)))
+    return slice(begin, end), slice(first + begin * step, first + end * step, step)
 
 
 def hits(at: int, kernel: int, stride: int, pad: int) -> list[tuple[int, int]]:

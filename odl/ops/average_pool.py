@@ -54,6 +54,7 @@ class AveragePool(Operator):
     """
 
     name: ClassVar[str] = "average_pool"
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0,),)
     window: Window
     counted: Pads = (0, 0, 0, 0)
     accumulate: Accumulate = Accumulate.FP32
@@ -67,7 +68,7 @@ class AveragePool(Operator):
         taps = self.window.taps(x)
         total = fp16.sum_with_ones(taps.reshape(-1, *taps.shape[2:]), self.accumulate)
         counts = _counts(self.window, self.counted, (x.shape[1], x.shape[2]))
-        return (fp16.half(fp16.div32(total, counts))[None],)
+        return (fp16.half(fp16.div32(total, counts)),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         window = self.window.scalars(inputs[0].shape, outputs[0].shape)
@@ -98,6 +99,7 @@ class AveragePoolShare(Operator):
     """
 
     name: ClassVar[str] = "average_pool_share"
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0,),)
     in_place: ClassVar[tuple[tuple[int, int], ...]] = ((0, 0),)
     window: Window
     size: tuple[int, int]
@@ -136,6 +138,7 @@ class AveragePoolSpread(Operator):
     """
 
     name: ClassVar[str] = "average_pool_spread"
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0,),)
     window: Window
     size: tuple[int, int]
 
@@ -144,10 +147,10 @@ class AveragePoolSpread(Operator):
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         (q,) = inputs
-        shape = (1, *self.size, q.shape[3])
+        shape = (len(q), *self.size, q.shape[3])
         padded = self.window.padded(np.zeros(shape, np.float32))
         for _, seen in backwards(self.window, padded, (q.shape[1], q.shape[2])):
-            seen[...] = fp16.add32(seen, q[0])
+            seen[...] = fp16.add32(seen, q)
         return (fp16.half(cropped(self.window, padded, shape)),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import ClassVar
 
 import numpy as np
@@ -18,8 +19,8 @@ from odl.fp16 import Accumulate
 from odl.graph import Builder, Kernel, Node, Operator, Phase, Slice, Tile
 from odl.ops import depthwise
 from odl.ops._importer import Importer, OnnxNode, Sample, imports
-from odl.ops._windows import Window, hits, read_window
-from odl.ops.dense import Dense, product
+from odl.ops._windows import Window, columns, hits, read_window
+from odl.ops.dense import Dense, outer, product
 from odl.ops.depthwise import DepthwiseConv2d
 from odl.ops.row_sum import WeightRowSum
 from odl.types import Array, DType, TensorType
@@ -36,6 +37,7 @@ class Conv2d(Operator):
 
     name: ClassVar[str] = "conv2d"
     arity: ClassVar[int] = 3
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0,),)
     window: Window
     accumulate: Accumulate = Accumulate.FP32
 
@@ -46,11 +48,12 @@ class Conv2d(Operator):
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         x, w, *b = inputs
-        height, width = self.window.output(*x.shape[1:3])
-        taps = self.window.taps(x)
-        rows = _even_rows(np.moveaxis(taps.reshape(*taps.shape[:2], -1, taps.shape[4]), 2, 0))
-        acc = product(rows.T, _even_rows(w).T, b[0] if b else None, self.accumulate)
-        return (fp16.half(acc).reshape(1, height, width, w.shape[0]),)
+        odd = (0, w.shape[3] % 2) if w.shape[3] > 1 else (w.shape[2] % 2, 0)
+        weights = np.pad(w, ((0, 0), (0, 0), (0, odd[0]), (0, odd[1])))
+        taps = self.window.columns(x, *odd)
+        columns = taps.reshape(-1, prod(taps.shape[3:]))
+        acc = product(columns, weights.reshape(len(w), -1).T, b[0] if b else None, self.accumulate)
+        return (fp16.half(acc).reshape(*taps.shape[3:], len(w)),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         name = "conv2d_unpadded" if self.window.walks_words(inputs[0].shape) else "conv2d"
@@ -83,17 +86,6 @@ class Conv2d(Operator):
         return (dx, dw, db)[: len(node.inputs)]
 
 
-def _even_rows(taps: Array) -> Array:
-    """(M, kh, kw, I) -> (M, K): the reduction axis with the zeros that make its pairs."""
-    channels = taps.shape[3]
-    pads = (
-        ((0, 0), (0, 0), (0, 0), (0, channels % 2))
-        if channels > 1
-        else ((0, 0), (0, 0), (0, taps.shape[2] % 2), (0, 0))
-    )
-    return np.pad(taps, pads).reshape(len(taps), -1)
-
-
 @dataclass(frozen=True)
 class Conv2dInputGradient(Operator):
     """dx[q, i] = round16(sum over the taps that see q, and output channels o, of dy[p, o] * w[o, tap, i]).
@@ -104,6 +96,7 @@ class Conv2dInputGradient(Operator):
     """
 
     name: ClassVar[str] = "conv2d_input_gradient"
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0,),)
     window: Window
     size: tuple[int, int]
     accumulate: Accumulate = Accumulate.FP32
@@ -113,13 +106,11 @@ class Conv2dInputGradient(Operator):
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         dy, w = inputs
-        dx = np.zeros((1, *self.size, w.shape[3]), np.float16)
-        odd = dy.shape[3] % 2
-        wide = np.pad(dy[0], ((0, 0), (0, 0), (0, odd)))
-        weights = np.pad(w, ((0, odd), (0, 0), (0, 0), (0, 0)))
+        dx = np.zeros((len(dy), *self.size, w.shape[3]), np.float16)
+        weights = np.pad(w, ((0, len(w) % 2), (0, 0), (0, 0), (0, 0)))
         for top in range(min(self.window.stride[0], self.size[0])):
             for left in range(min(self.window.stride[1], self.size[1])):
-                self._phase(dx[0], wide, weights, top, left)
+                self._phase(dx, dy, weights, top, left)
         return (dx,)
 
     def _phase(self, dx: Array, dy: Array, w: Array, top: int, left: int) -> None:
@@ -129,14 +120,11 @@ class Conv2dInputGradient(Operator):
         cols = hits(left, self.window.size[1], stride_w, self.window.pads[1])
         if not rows or not cols:
             return
-        n_rows, n_cols = len(range(top, height, stride_h)), len(range(left, width, stride_w))
-        margin = max(self.window.size)
-        padded = np.pad(dy, ((margin, n_rows + margin), (margin, n_cols + margin), (0, 0)))
-        seen = [padded[i + margin :, j + margin :][:n_rows, :n_cols] for i, _ in rows for j, _ in cols]
+        count = len(range(top, height, stride_h)), len(range(left, width, stride_w))
+        taps = columns(dy, [i for i, _ in rows], [j for j, _ in cols], (1, 1), count, dy.shape[3] % 2)
         weights = [w[:, i, j] for _, i in rows for _, j in cols]
-        operand = np.moveaxis(np.stack(seen), 3, 1).reshape(-1, n_rows * n_cols)
-        acc = product(operand, np.concatenate(weights), None, self.accumulate)
-        dx[top::stride_h, left::stride_w] = fp16.half(acc).reshape(n_rows, n_cols, -1)
+        acc = product(taps.reshape(-1, prod(taps.shape[3:])), np.concatenate(weights), None, self.accumulate)
+        dx[:, top::stride_h, left::stride_w] = fp16.half(acc).reshape(*taps.shape[3:], -1)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         return Kernel("conv2d_input_gradient", self.window.scalars(outputs[0].shape, inputs[0].shape), "odl_window")
@@ -167,14 +155,21 @@ class Conv2dWeightGradient(Operator):
         return (TensorType((self.count or dy.shape[3], *self.window.size, x.shape[3]), self.dtype),)
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        dy, x = inputs
-        odd = dy.shape[2] % 2
-        columns = np.pad(dy[0, :, :, self.first :][..., : self.count or None], ((0, 0), (0, odd), (0, 0)))
-        taps = np.moveaxis(self.window.taps(x), (2, 3), (0, 1))
-        taps = np.pad(taps, ((0, 0), (0, odd), (0, 0), (0, 0), (0, 0)))
-        n_pixels = columns.shape[0] * columns.shape[1]
-        acc = product(columns.reshape(n_pixels, -1), taps.reshape(n_pixels, -1), None, self.accumulate)
-        acc = acc.reshape(-1, *self.window.size, x.shape[3])
+        return (self.evaluate_many([array[None] for array in inputs], (True, True), 1)[0][0],)
+
+    def evaluate_many(self, inputs: Sequence[Array], many: Sequence[bool], n_samples: int) -> tuple[Array, ...]:
+        if not all(many):
+            return super().evaluate_many(inputs, many, n_samples)
+        dy, x = (array[:, 0] for array in inputs)
+        chosen = dy[..., self.first :][..., : self.count or None]
+        n, height, width, n_outputs = chosen.shape
+        odd = width % 2
+        pixels = np.zeros((height, width + odd, n, n_outputs), np.float32)
+        pixels[:, :width] = np.moveaxis(chosen, 0, 2)
+        taps = np.zeros((height, width + odd, n, *self.window.size, x.shape[3]), np.float32)
+        self.window.taps(x.astype(np.float32), np.moveaxis(taps[:, :width], (3, 4, 2), (0, 1, 2)))
+        rows, cols = (array.reshape(height * (width + odd), n, -1) for array in (pixels, taps))
+        acc = outer(rows, cols, self.accumulate).reshape(n, n_outputs, *taps.shape[3:])
         return (acc if self.dtype is DType.F32 else fp16.half(acc),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:

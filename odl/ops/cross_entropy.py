@@ -28,6 +28,7 @@ class SoftmaxCrossEntropy(Operator):
     """
 
     name: ClassVar[str] = "softmax_cross_entropy"
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0, 1),)
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         logits, label = inputs
@@ -41,10 +42,11 @@ class SoftmaxCrossEntropy(Operator):
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         logits, label = inputs
         shifted, powers, total = exponentials(logits)
-        is_class = 0 <= label[0] < logits.shape[1]
-        total = total if is_class else np.full_like(total, np.nan)
+        is_class = (label >= 0) & (label < logits.shape[1])
+        total = np.where(is_class[:, None], total, np.float32(np.nan))
+        chosen = shifted[np.arange(len(label)), np.where(is_class, label, 0)]
         with np.errstate(all="ignore"):
-            return fp16.log32(total)[0] - shifted[0, label if is_class else [0]], powers / total
+            return fp16.log32(total)[:, 0] - chosen, powers / total
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         return Kernel("softmax_cross_entropy", {"n_classes": inputs[0].shape[1]})
@@ -63,6 +65,7 @@ class SoftmaxCrossEntropyGradient(Operator):
 
     name: ClassVar[str] = "softmax_cross_entropy_gradient"
     arity: ClassVar[int] = 3
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0, 1),)
     scale: float = 1.0
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -70,7 +73,7 @@ class SoftmaxCrossEntropyGradient(Operator):
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         p, label, *loss_scale = inputs
-        hot = (np.arange(p.shape[1]) == label[0]).astype(np.float32)
+        hot = (np.arange(p.shape[1]) == label[:, None]).astype(np.float32)
         with np.errstate(all="ignore"):
             factor = np.float32(self.scale)
             for scale in loss_scale:

@@ -43,6 +43,13 @@ def product(rows: Array, cols: Array, first: Array | None, accumulate: Accumulat
     return fp16.sum_of_products(cols[:, :, None], rows[:, None, :], start, accumulate).T
 
 
+def outer(rows: Array, cols: Array, accumulate: Accumulate) -> Array:
+    """acc[s, m, n] = sum over k of rows[k, s, m] * cols[k, s, n], unrounded: `product` for each sample s."""
+    if rows.shape[2] <= cols.shape[2]:
+        return fp16.sum_of_products(rows[..., None], cols[:, :, None], None, accumulate)
+    return np.swapaxes(fp16.sum_of_products(cols[..., None], rows[:, :, None], None, accumulate), 1, 2)
+
+
 @dataclass(frozen=True)
 class Dense(Operator):
     """y[m, n] = round16(b[n] + sum over k of x[m, k] * w[n, k]).
@@ -53,6 +60,7 @@ class Dense(Operator):
 
     name: ClassVar[str] = "dense"
     arity: ClassVar[int] = 3
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0,),)
     accumulate: Accumulate = Accumulate.FP32
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -96,6 +104,7 @@ class DenseInputGradient(Operator):
     """
 
     name: ClassVar[str] = "dense_input_gradient"
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0,),)
     accumulate: Accumulate = Accumulate.FP32
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -144,9 +153,13 @@ class DenseWeightGradient(Operator):
         return (TensorType((self.count or dy.shape[-1], x.shape[-1]), self.dtype),)
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        dy, x = inputs
-        columns = matrix(dy)[:, self.first :][:, : self.count or None]
-        acc = product(columns, matrix(x), None, self.accumulate)
+        return (self.evaluate_many([array[None] for array in inputs], (True, True), 1)[0][0],)
+
+    def evaluate_many(self, inputs: Sequence[Array], many: Sequence[bool], n_samples: int) -> tuple[Array, ...]:
+        if not all(many):
+            return super().evaluate_many(inputs, many, n_samples)
+        dy, x = (np.swapaxes(array.reshape(len(array), -1, array.shape[-1]), 0, 1) for array in inputs)
+        acc = outer(dy[..., self.first :][..., : self.count or None], x, self.accumulate)
         return (acc if self.dtype is DType.F32 else fp16.half(acc),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:

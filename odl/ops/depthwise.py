@@ -20,7 +20,7 @@ from odl.fp16 import Accumulate
 from odl.graph import Builder, Kernel, Node, Operator, Phase, Slice, Tile
 from odl.ops._goes import Go, Summing, cut_evenly, each_go, finished, start_sums, sums_type
 from odl.ops._importer import Sample
-from odl.ops._windows import Window, hits
+from odl.ops._windows import Window, grid, hits
 from odl.ops.row_sum import WeightRowSum
 from odl.types import Array, DType, TensorType
 
@@ -37,6 +37,7 @@ class DepthwiseConv2d(Operator):
 
     name: ClassVar[str] = "depthwise"
     arity: ClassVar[int] = 3
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0,),)
     window: Window
     accumulate: Accumulate = Accumulate.FP32
 
@@ -48,11 +49,10 @@ class DepthwiseConv2d(Operator):
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         x, w, *b = inputs
-        taps = _spread(self.window.taps(x), w.shape[2])
-        operand = taps.reshape(-1, taps.shape[2] * taps.shape[3], taps.shape[4])
-        weights = w.reshape(-1, 1, w.shape[2])
-        acc = fp16.sum_of_products(operand, weights, b[0] if b else None, self.accumulate)
-        return (fp16.half(acc).reshape(1, *taps.shape[2:]),)
+        taps = _spread(self.window.taps(x.astype(np.float32)), w.shape[2])
+        first = np.tile(b[0], taps.shape[4]) if b else None
+        acc = fp16.sum_of_products(*_by_rows(taps, w.reshape(-1, w.shape[2])), first, self.accumulate)
+        return (fp16.half(acc).reshape(taps.shape[2:]),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         name = "depthwise_unpadded" if _in_words(self.window, inputs[0], outputs[0]) else "depthwise"
@@ -105,6 +105,13 @@ def _spread(images: Array, n_outputs: int) -> Array:
     return images if multiplier == 1 else np.repeat(images, multiplier, axis=-1)
 
 
+def _by_rows(taps: Array, w: Array) -> tuple[Array, Array]:
+    """taps (..., N, OH, OW, C) and w (K, C) as operands (K, N * OH, OW * C) and (K, 1, OW * C) of a sum of products:
+    weights repeated along a row of pixels make long runs of both."""
+    width, channels = taps.shape[-2:]
+    return taps.reshape(len(w), -1, width * channels), np.tile(w[:, None], width)
+
+
 @dataclass(frozen=True)
 class DepthwiseInputGradient(Operator):
     """dx[q, c] = round16(sum over the taps that see q, and the m channels o of c, of dy[p, o] * w[tap, o]).
@@ -115,6 +122,7 @@ class DepthwiseInputGradient(Operator):
     """
 
     name: ClassVar[str] = "depthwise_input_gradient"
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0,),)
     window: Window
     size: tuple[int, int, int]
     accumulate: Accumulate = Accumulate.FP32
@@ -124,10 +132,10 @@ class DepthwiseInputGradient(Operator):
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         dy, w = inputs
-        dx = np.zeros((1, *self.size), np.float16)
+        dx = np.zeros((len(dy), *self.size), np.float16)
         for top in range(min(self.window.stride[0], self.size[0])):
             for left in range(min(self.window.stride[1], self.size[1])):
-                self._phase(dx[0], dy[0], w, top, left)
+                self._phase(dx, dy, w, top, left)
         return (dx,)
 
     def _phase(self, dx: Array, dy: Array, w: Array, top: int, left: int) -> None:
@@ -137,17 +145,15 @@ class DepthwiseInputGradient(Operator):
         cols = hits(left, self.window.size[1], stride_w, self.window.pads[1])
         if not rows or not cols:
             return
-        n_rows, n_cols = len(range(top, height, stride_h)), len(range(left, width, stride_w))
-        margin = max(self.window.size)
-        padded = np.pad(dy, ((margin, n_rows + margin), (margin, n_cols + margin), (0, 0)))
-        seen = np.stack([padded[i + margin :, j + margin :][:n_rows, :n_cols] for i, _ in rows for j, _ in cols])
+        count = len(range(top, height, stride_h)), len(range(left, width, stride_w))
+        taps = grid(dy.astype(np.float32), [i for i, _ in rows], [j for j, _ in cols], (1, 1), count)
         weights = np.stack([w[i, j] for _, i in rows for _, j in cols])
-        operand = np.moveaxis(seen.reshape(len(seen), n_rows * n_cols, channels, -1), 3, 1)
-        factors = np.moveaxis(weights.reshape(len(seen), 1, channels, -1), 3, 1)
-        acc = fp16.sum_of_products(
-            operand.reshape(-1, n_rows * n_cols, channels), factors.reshape(-1, 1, channels), None, self.accumulate
+        operand, factors = (
+            np.moveaxis(array.reshape(len(weights), *array.shape[n_axes:-1], channels, -1), -1, 1)
+            for array, n_axes in ((taps, 2), (weights, 1))
         )
-        dx[top::stride_h, left::stride_w] = fp16.half(acc).reshape(n_rows, n_cols, channels)
+        acc = fp16.sum_of_products(*_by_rows(operand, factors.reshape(-1, channels)), None, self.accumulate)
+        dx[:, top::stride_h, left::stride_w] = fp16.half(acc).reshape(len(dy), *count, channels)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         (height, width), (stride_h, stride_w) = self.window.size, self.window.stride
@@ -196,13 +202,23 @@ class DepthwiseWeightGradient(Summing):
         dy, x = inputs
         return (finished(self.add_up(dy, x, self.start(dy)), self.accumulate, self.dtype),)
 
+    def evaluate_many(self, inputs: Sequence[Array], many: Sequence[bool], n_samples: int) -> tuple[Array, ...]:
+        """Samples are so many more channels of one image, which do not mix either."""
+        if many != (True, True):
+            return super().evaluate_many(inputs, many, n_samples)
+        dy, x = (np.moveaxis(array, 0, 3).reshape(*array.shape[1:4], -1) for array in inputs)
+        (sums,) = self.evaluate([dy, x])
+        parts = sums.reshape(*sums.shape[:2], len(inputs[0]), -1, *sums.shape[3:])
+        return (np.moveaxis(parts, 2, 0),)
+
     def start(self, dy: Array) -> Array:
         return start_sums((*self.window.size, dy.shape[3]), self.accumulate)
 
     def add_up(self, dy: Array, x: Array, sums: Array) -> Array:
-        n_outputs = dy.shape[3]
-        odd = dy.shape[2] % 2
-        taps = np.pad(_spread(self.window.taps(x), n_outputs), ((0, 0), (0, 0), (0, 0), (0, odd), (0, 0)))
+        _, height, width, n_outputs = dy.shape
+        odd = width % 2
+        taps = np.zeros((*self.window.size, 1, height, width + odd, n_outputs), np.float32)
+        self.window.taps(_spread(x.astype(np.float32), n_outputs), taps[..., :width, :])
         pixels = np.pad(dy[0], ((0, 0), (0, odd), (0, 0))).reshape(-1, 1, n_outputs)
         seen = np.moveaxis(taps.reshape(-1, len(pixels), n_outputs), 1, 0)
         lanes = sums.reshape(-1, *sums.shape[2:])

@@ -24,11 +24,11 @@ from odl.types import Array, TensorType
 
 def _scan(window: Window, x: Array) -> Iterator[tuple[int, Array, Array]]:
     """(number, values, replaces) of each tap in the order of the scan: what it sees at every output pixel and channel,
-    (OH, OW, C), and where it becomes the maximum."""
+    (N, OH, OW, C), and where it becomes the maximum."""
     values = window.taps(x)
     inside = window.taps(np.ones((1, *x.shape[1:3], 1), bool))
     best = np.zeros(values.shape[2:], np.float16)
-    started = np.zeros((*values.shape[2:4], 1), bool)
+    started = np.zeros((1, *values.shape[3:5], 1), bool)
     for tap, at in enumerate(np.ndindex(window.size)):
         replaces = inside[at] & (~started | (values[at] > best))
         yield tap, values[at], replaces
@@ -44,6 +44,7 @@ class MaxPool(Operator):
     """
 
     name: ClassVar[str] = "max_pool"
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0,),)
     window: Window
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -52,10 +53,10 @@ class MaxPool(Operator):
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         (x,) = inputs
-        y = np.zeros((*self.window.output(*x.shape[1:3]), x.shape[3]), np.float16)
+        y = np.zeros((len(x), *self.window.output(*x.shape[1:3]), x.shape[3]), np.float16)
         for _, values, replaces in _scan(self.window, x):
             y = np.where(replaces, values, y)
-        return (y[None],)
+        return (y,)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         return Kernel("max_pool", self.window.scalars(inputs[0].shape, outputs[0].shape), "odl_window")
@@ -80,6 +81,7 @@ class MaxPoolGradient(Operator):
     """
 
     name: ClassVar[str] = "max_pool_gradient"
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0, 1),)
     window: Window
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -87,12 +89,12 @@ class MaxPoolGradient(Operator):
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         x, dy = inputs
-        winner = np.zeros(dy.shape[1:], np.int32)
+        winner = np.zeros(dy.shape, np.int32)
         for tap, _, replaces in _scan(self.window, x):
             winner = np.where(replaces, tap, winner)
         padded = self.window.padded(np.zeros_like(x))
         for tap, seen in backwards(self.window, padded, (dy.shape[1], dy.shape[2])):
-            seen[...] = np.where(winner == tap, fp16.add16(seen, dy[0]), seen)
+            seen[...] = np.where(winner == tap, fp16.add16(seen, dy), seen)
         return (cropped(self.window, padded, x.shape),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:

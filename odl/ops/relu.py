@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
+from odl import fp16
 from odl.graph import Builder, Node
 from odl.ops._elementwise import Unary, UnaryGradient, every_half, import_unary
 from odl.ops._importer import Importer, OnnxNode, Sample, imports
@@ -22,7 +21,7 @@ class Relu(Unary):
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         (x,) = inputs
-        return (np.where(x > 0, x, np.float16(0)),)
+        return (fp16.kept(x, fp16.is_positive(x)),)
 
     def gradient(self, build: Builder, node: Node, grad: str, wanted: Sequence[bool]) -> Sequence[str | None]:
         # The output tells the sign as well as the input does, and lives on as the next layer's operand.
@@ -37,7 +36,7 @@ class ReluGradient(UnaryGradient):
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         y, dy = inputs
-        return (np.where(y > 0, dy, np.float16(0)),)
+        return (fp16.kept(dy, fp16.is_positive(y)),)
 
 
 def _samples() -> Iterable[Sample]:

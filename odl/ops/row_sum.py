@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar
 
+import numpy as np
+
 from odl import fp16
 from odl.errors import ModelError
 from odl.fp16 import Accumulate
@@ -36,9 +38,14 @@ class RowSum(Operator):
         return (TensorType(self.shape, self.dtype),)
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        x, *y = (array.reshape(-1, prod(self.shape)) for array in inputs)
-        sum_with = fp16.sum_of_products(x, y[0], None, self.accumulate) if y else fp16.sum_with_ones(x, self.accumulate)
-        return ((sum_with if self.dtype is DType.F32 else fp16.half(sum_with)).reshape(self.shape),)
+        return (self.evaluate_many([array[None] for array in inputs], (True,) * len(inputs), 1)[0][0],)
+
+    def evaluate_many(self, inputs: Sequence[Array], many: Sequence[bool], n_samples: int) -> tuple[Array, ...]:
+        if not all(many):
+            return super().evaluate_many(inputs, many, n_samples)
+        x, *y = (np.swapaxes(array.reshape(len(array), -1, prod(self.shape)), 0, 1) for array in inputs)
+        sums = fp16.sum_of_products(x, y[0], None, self.accumulate) if y else fp16.sum_with_ones(x, self.accumulate)
+        return ((sums if self.dtype is DType.F32 else fp16.half(sums)).reshape(-1, *self.shape),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         n_cols = outputs[0].n_elems

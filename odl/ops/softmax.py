@@ -44,6 +44,7 @@ class Softmax(Operator):
     """
 
     name: ClassVar[str] = "softmax"
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0,),)
     in_place: ClassVar[tuple[tuple[int, int], ...]] = ((0, 0),)
     log: bool = False
 
@@ -77,6 +78,7 @@ class SoftmaxGradient(Operator):
     """
 
     name: ClassVar[str] = "softmax_gradient"
+    stacked: ClassVar[tuple[tuple[int, ...], ...]] = ((0, 1),)
     in_place: ClassVar[tuple[tuple[int, int], ...]] = ((0, 1), (0, 0))
     log: bool = False
     accumulate: Accumulate = Accumulate.FP32
