@@ -40,6 +40,7 @@ from odl.program import ARENA, Program
 from odl.project import MARKER, note_origins, read_origins, write_project
 from odl.recipe import Recipe
 from odl.rehearsal import rehearse
+from odl.replay import RECALL, REMEMBER
 from odl.residency import layout
 from odl.schedule import schedule
 from odl.scores import Scores, approximated, classified
@@ -155,13 +156,21 @@ def compile_model(
 
 def _compile_tiled(model: Model, recipe: Recipe, machine: Target, training: Training, tuning: Tuning) -> Compiled:
     """For a machine whose cores work in a local memory: what calls read is brought there tile by tile."""
-    graphs = tuple(_for_tiles(graph, machine.l1_bytes, tuning) for graph in training.graphs.values())
-    layouts = {graph.name: layout(graph, machine.l1_bytes, tuning) for graph in graphs}
+    graphs = tuple(
+        graph if name in _IN_THE_ARENA else _for_tiles(graph, machine.l1_bytes, tuning)
+        for name, graph in training.graphs.items()
+    )
+    tiled = [graph for graph in graphs if graph.name not in _IN_THE_ARENA]
+    layouts = {graph.name: layout(graph, machine.l1_bytes, tuning) for graph in tiled}
     placed = memory.plan(graphs, {name: each.tiled() for name, each in layouts.items()})
     require_fit(placed, machine)
     program = lower(graphs, placed, layouts)
     rehearse(program)
     return Compiled(model, recipe, machine, training, graphs, placed, program, tuning)
+
+
+# What a replay memory gives and takes is where a number says that is known on the device alone: no transfer is planned.
+_IN_THE_ARENA = (RECALL, REMEMBER)
 
 
 def _for_tiles(graph: Graph, capacity: int, tuning: Tuning) -> Graph:

@@ -18,7 +18,7 @@ from odl.fp16 import bits
 from odl.graph import Kernel, Phase, fresh
 from odl.program import ARENA, FLASH, LOCAL, Barrier, Buffer, Call, Move, Program, Resident, Statement
 from odl.share import share
-from odl.training import APPLY, INFER, STEP, Training
+from odl.training import INFER, STEP, Training
 from odl.types import DType
 from odl.version import VERSION
 
@@ -165,7 +165,16 @@ class Printer:
             "constant_scale": _number(self.training.recipe.loss_scale),
             "lost_offsets": _wrapped((str(place(name).buffer.offset) for name in control.lost.values()), _PER_LINE),
             "n_lost": len(control.lost),
+            "replay": self._replay(),
         }
+
+    def _replay(self) -> dict[str, Any] | None:
+        """How many old latents a step trains on, and where it finds how many there are, and a label."""
+        replay = self.training.replay
+        if not replay:
+            return None
+        count, label = (self.program.resident(name).buffer.offset for name in (replay.count, replay.label))
+        return {"ratio": self.training.recipe.replay_ratio, "count_offset": count, "label_offset": label}
 
     # Calls
 
@@ -190,8 +199,8 @@ class Printer:
             self.training.sample: "const odl_half *sample",
             self.training.target: "const int32_t *label" if self._labelled else "const odl_half *target",
         }
-        wanted = {STEP: list(parameters), INFER: [self.training.sample], APPLY: []}[name]
-        return {"name": name, "parameters": [parameters[space] for space in wanted], "statements": printed}
+        wanted = [text for space, text in parameters.items() if space in self.training.graphs[name].inputs]
+        return {"name": name, "parameters": wanted, "statements": printed}
 
     def _base(self, statement: Statement) -> str:
         """The memory that a call works in."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from odl.codegen import model_id, traced_buffers
 from odl.data import Data
 from odl.errors import TargetError
 from odl.executor import Executor, Observer
+from odl.ops.replay import FILLED
 from odl.program import Call, Program
+from odl.replay import ENCODE, RECALL, REMEMBER
 from odl.targets import Simulator
 from odl.targets.base import ignore
 from odl.training import APPLY, INFER, STEP, Training
@@ -70,9 +72,21 @@ class Reference:
         self.training = training
         self.seen = 0
 
-    def step(self, sample: Array, target: Array, observe: Observer) -> np.float32:
-        """One training step; returns the loss."""
-        feeds = {self.training.sample: sample, self.training.target: target}
+    def step(self, sample: Array, target: Array, observe: Observer | None) -> np.float32:
+        """One training step; returns the loss. With latent replay, the steps on old latents before it belong to it."""
+        training, run = self.training, self.executor.run
+        if not training.replay:
+            return self._learn({training.sample: sample, training.target: target}, observe)
+        for _ in range(training.recipe.replay_ratio):
+            if self.executor.persistent(training.replay.count)[FILLED]:
+                run(RECALL, {}, observe)
+                self._learn({training.target: self.executor.persistent(training.replay.label)}, observe)
+        run(ENCODE, {training.sample: sample}, observe)
+        loss = self._learn({training.target: target}, observe)
+        run(REMEMBER, {training.target: target}, observe)
+        return loss
+
+    def _learn(self, feeds: Mapping[str, Array], observe: Observer | None) -> np.float32:
         (loss,) = self.executor.run(STEP, feeds, observe)
         self.seen += 1
         self._end_batch(observe)
@@ -80,6 +94,8 @@ class Reference:
 
     def steps(self, data: Data) -> Array:
         """A training step for each of `data`, with the bits of `step`, all of a mini-batch at once; the losses (N,)."""
+        if self.training.replay:
+            return np.array([self.step(sample, target, None) for sample, target in data], np.float32)
         batch, start, losses = self.training.recipe.batch, 0, [np.zeros(0, np.float32)]
         while start < len(data):
             end = min(len(data), start + batch - self.seen % batch)
@@ -126,7 +142,8 @@ class _Lockstep:
 
         def observe(number: int, _call: Call, arrays: tuple[Array, ...]) -> None:
             for at, array in enumerate(arrays):
-                expected[self._places[number] + at] = zlib.crc32(_bytes(array))
+                traced = self._places[number] + at  # of a call that runs again, the hash goes on
+                expected[traced] = zlib.crc32(_bytes(array), int(expected[traced]))
                 self.tensors += 1
                 self.values += array.size
 
@@ -172,30 +189,32 @@ def _fetch(program: Program, training: Training, data: Data, device: Device, fou
     number, buffer = list(traced_buffers(program))[traced]
     head = Data(data.samples[: step + 1], data.targets[: step + 1])
     log = device.run(Job(model_id(program), head.samples, head.targets, dump=found))
-    call, array = _expected(program, training, head, number, traced)
-    expected = fp16.bits(array).ravel()
+    call, arrays = _expected(program, training, head, number, traced)
+    expected = np.concatenate([fp16.bits(array).ravel() for array in arrays])
     actual = np.frombuffer(log.tensor or b"", expected.dtype)
     differing = np.flatnonzero(expected != actual)
     if not len(differing):
         raise TargetError("not-repeatable", buffer.value, f"step {step} differed once, and not when repeated")
     at = int(differing[0])
     kernel = call.kernel.name if call.kernel else ""
-    return Difference(step, call.layer, kernel, buffer.value, buffer.index(at), int(expected[at]), int(actual[at]))
+    index = buffer.index(at % arrays[0].size)
+    return Difference(step, call.layer, kernel, buffer.value, index, int(expected[at]), int(actual[at]))
 
 
-def _expected(program: Program, training: Training, head: Data, number: int, traced: int) -> tuple[Call, Array]:
-    """The call `number` and what traced tensor it left in the last step of `head`."""
+def _expected(program: Program, training: Training, head: Data, number: int, traced: int) -> tuple[Call, list[Array]]:
+    """The call `number` and what traced tensor it left in the last step of `head`, each time that it ran there."""
     output = traced - _places(program)[number]
     last: list[tuple[Call, Array]] = []
 
     def observe(seen: int, call: Call, arrays: tuple[Array, ...]) -> None:
         if seen == number:
-            last[:] = [(call, arrays[output])]
+            last.append((call, arrays[output]))
 
     reference = Reference(program, training)
     for sample, target in head:
+        last.clear()
         reference.step(sample, target, observe)
-    return last[0]
+    return last[0][0], [array for _, array in last]
 
 
 def _places(program: Program) -> dict[int, int]:

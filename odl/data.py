@@ -47,8 +47,8 @@ def load_data(path: Path, training: Training) -> Data:
     `unreadable`, `key`, `type`, `shape`, `count`, `not-finite`, `overflow` (in binary16), or `label-range`.
     """
     arrays = _read(path)
-    graph = training.step
-    sample, target = graph.inputs[training.sample], graph.inputs[training.target]
+    sample = training.graphs[INFER].inputs[training.sample]
+    target = training.step.inputs[training.target]
     samples = _stored(arrays["x"], sample.shape, f"{path}: x")
     if target.dtype is DType.I32:
         inference = training.graphs[INFER]

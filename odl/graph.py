@@ -226,6 +226,7 @@ class Role(Enum):
     GRADIENT = "gradient"
     COUNTER = "counter"
     RATES = "rates"
+    REPLAY = "replay"
 
 
 @dataclass(frozen=True)

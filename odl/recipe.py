@@ -28,6 +28,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "lr_schedule": ("constant", "step", "cosine"),
     "loss_scaling": ("none", "static", "dynamic"),
     "updates": ("immediate", "kept"),
+    "replay_type": ("fp16", "int8"),
+    "replay_policy": ("reservoir", "balanced"),
     "parameters": ("all", "biases", "norms"),
     "accumulate": tuple(mode.value for mode in Accumulate),
     "gradients": ("fp32", "fp16"),
@@ -48,6 +50,8 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
     "batch": (1, 65536, True),
     "last": (0, inf, True),
     "lora_rank": (0, inf, True),
+    "replay_slots": (0, _COUNTS, True),
+    "replay_ratio": (0, 1024, True),
     "loss_scale": (2.0**-40, 2.0**16, True),
     "scale_growth": (2, 2.0**16, True),
     "scale_backoff": (2.0**-16, 0.5, True),
@@ -92,7 +96,9 @@ class Recipe:
     """What `recipe.toml` and the command line say. Words follow ONNX Runtime training and PyTorch where they had one.
 
     `trainable` holds shell patterns over ONNX initializer and node names; of what they match, `last`, `parameters`,
-    `channels` and `lora_rank` choose what is trained (`odl.trainable`).
+    `channels` and `lora_rank` choose what is trained (`odl.trainable`). With a `replay_layer`, an ONNX node, only what
+    is above it is, and of old samples its outputs are trained on again, `replay_ratio` of them before each new one;
+    `replay_slots` are kept, as `replay_type`, and give way to new ones by `replay_policy` (`odl.replay`).
 
     `state` is the type of velocities and moments, `master` how a weight takes steps below its last place
     (`odl.masters.Master`). Learning rates: `warmup` and `lr_period` are counted in updates, see
@@ -128,6 +134,11 @@ class Recipe:
     parameters: str = "all"
     channels: tuple[str, ...] = ()
     lora_rank: int = 0
+    replay_layer: str = ""
+    replay_slots: int = 0
+    replay_ratio: int = 1
+    replay_type: str = "fp16"
+    replay_policy: str = "reservoir"
     accumulate: str = "fp32"
     gradients: str = "fp32"
     loss_scaling: str = "static"
@@ -179,6 +190,11 @@ class Recipe:
             _require(self.momentum == 0, "momentum", f"is sgd's; {self.optimizer} has beta1", self.momentum)
         if self.clip_norm:
             _require(self.keeps_gradients, "clip_norm", 'needs updates = "kept" or a batch above 1', self.clip_norm)
+        if self.replay_layer:
+            _require(self.replay_slots > 0, "replay_slots", "must be at least 1 where replay_layer is given", 0)
+            _require(self.loss == "cross_entropy", "replay_layer", "needs labels, so not loss", self.loss)
+        else:
+            _require(not self.replay_slots, "replay_slots", "needs a replay_layer, and is", self.replay_slots)
         if self.lr_schedule == "cosine":
             _require(self.lr_least <= self.lr, "lr_least", "must not be above lr", self.lr_least)
 

@@ -15,7 +15,7 @@ import numpy as np
 from odl.errors import UsageError
 from odl.graph import Builder, Graph, Persistent, Role, fresh
 from odl.masters import random_bits
-from odl.ops.replay import N_COUNTS, Recall, Remember
+from odl.ops.replay import N_COUNTS, Keep, Recall, Remember
 from odl.recipe import Recipe
 from odl.types import Array, DType, TensorType
 
@@ -110,6 +110,16 @@ class Memory:
         latent = build.hold(self.latent)
         kept = build.add(Keep(), (latent, encoder.outputs[0]), f"{latent}.new")
         return build.graph(ENCODE, (), {latent: kept})
+
+    def read(self, step: Graph, value: str) -> Graph:
+        """A step that reads the latent instead of its input `value`."""
+        name, inputs = self.latent.name, {each: t for each, t in step.inputs.items() if each != value}
+        types = {(name if each == value else each): type_ for each, type_ in step.types.items()}
+        nodes = tuple(
+            replace(node, inputs=tuple(name if each == value else each for each in node.inputs)) for node in step.nodes
+        )
+        held = {**step.persistent, name: self.latent}
+        return replace(step, inputs=inputs, persistent=held, nodes=nodes, types=types)
 
     def recall(self) -> Graph:
         """A slot in use becomes the latent and its label."""

@@ -17,6 +17,7 @@ from odl.ops.mean_squared_error import MeanSquaredError, MeanSquaredErrorGradien
 from odl.ops.softmax import Softmax
 from odl.passes.adapters import Adapter, add_adapters
 from odl.recipe import Recipe
+from odl.replay import ENCODE, RECALL, REMEMBER, Memory, Replay, split
 from odl.trainable import cut_gradients, select
 from odl.types import DType, TensorType
 from odl.updates import Control, Updater, hold_loss_scale, hold_zeros
@@ -33,6 +34,7 @@ class Training:
     gradients to sums, and `apply` updates from the sums and clears them; `counter` is the persistent tensor that is 0
     when a batch is full. `target` is the label or the target tensor. `trainable` are the tensors that are trained;
     `channels` says of those that are trained in part which channels are. With `adapters`, those are what is trained.
+    With `replay`, `step` reads the latent that it names instead of a sample.
     """
 
     recipe: Recipe
@@ -45,6 +47,7 @@ class Training:
     counter: str = ""
     channels: Mapping[str, Slice] = field(default_factory=dict)
     adapters: tuple[Adapter, ...] = ()
+    replay: Replay | None = None
 
     @property
     def step(self) -> Graph:
@@ -65,6 +68,8 @@ class Training:
 
 def build_training(model: Graph, recipe: Recipe) -> Training:
     """The training graphs of `model`, which has one input and one output."""
+    if recipe.replay_layer:
+        return _with_replay(model, recipe)
     chosen: Mapping[str, Slice | None] = select(model, recipe)
     adapters: tuple[Adapter, ...] = ()
     if recipe.lora_rank:
@@ -89,6 +94,25 @@ def build_training(model: Graph, recipe: Recipe) -> Training:
     graphs = {name: prune(graph) for name, graph in graphs.items()}
     sample = next(iter(model.inputs))
     return Training(recipe, graphs, sample, target, loss, trained, control, counter, channels, adapters)
+
+
+def _with_replay(model: Graph, recipe: Recipe) -> Training:
+    """The graphs of latent replay: those of what is above the layer, and what feeds them."""
+    parts = split(model, recipe.replay_layer)
+    above = build_training(parts.rest, replace(recipe, replay_layer="", replay_slots=0))
+    n_classes = above.graphs[INFER].types[above.graphs[INFER].outputs[0]].shape[-1]
+    memory = Memory(parts.rest.types[parts.latent], n_classes, recipe, list(above.step.types))
+    configure = partial(_configured, recipe=recipe)
+    whole, encoder = (
+        replace(graph, nodes=tuple(replace(node, op=configure(node.op)) for node in graph.nodes))
+        for graph in (model, parts.encoder)
+    )
+    graphs = {
+        **above.graphs, STEP: memory.read(above.step, parts.latent), INFER: replace(whole, name=INFER),
+        ENCODE: memory.encode(encoder), RECALL: memory.recall(), REMEMBER: memory.remember(above.target),
+    }  # fmt: skip
+    graphs = {name: prune(graph) for name, graph in graphs.items()}
+    return replace(above, recipe=recipe, graphs=graphs, sample=next(iter(model.inputs)), replay=memory.names)
 
 
 def _with_updates(updater: Updater, loss: str, gradients: Mapping[str, str]) -> tuple[dict[str, Graph], Control, str]:

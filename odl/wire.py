@@ -407,6 +407,8 @@ class LogBuilder:
                 position, limit = record.step, self._job.n_steps
             case Weight():
                 position, limit = record.index, record.index + 1
+            case Tensor():
+                position, limit = len(rows), len(rows) + 1  # its call may run several times in a step
             case _:
                 position, limit = 0, 1
         if position >= limit:
@@ -438,7 +440,7 @@ class LogBuilder:
                 [p.counts for p in self._take(Profile, n_steps * job.profile)], "<u4", boot.n_calls, boot.n_counters
             ),
             weights=tuple(weight.data for weight in self._take(Weight, boot.n_weights * job.weights)),
-            tensor=next((tensor.data for tensor in self._rows[Tensor]), None),
+            tensor=b"".join(tensor.data for tensor in self._rows[Tensor]) if self._rows[Tensor] else None,
             stack_bytes=self._take(Stack, 1)[0].n_bytes,
         )
 

@@ -187,7 +187,6 @@ def test_random_bytes_are_refused(data: bytes, after_boot: bool) -> None:
         pytest.param([*COUNTS, *LOSSES, *HASHES, STACK], id="no weight"),
         pytest.param([COUNTS[0], *LOSSES, *HASHES, WEIGHT, STACK], id="a count too few"),
         pytest.param([*COUNTS, *LOSSES, *HASHES, WEIGHT, WEIGHT, STACK], id="a weight twice"),
-        pytest.param([*COUNTS, *LOSSES, *HASHES, TENSOR, TENSOR, WEIGHT, STACK], id="two tensors"),
         pytest.param([*COUNTS, *LOSSES, *HASHES, WEIGHT], id="no STACK"),
     ],
 )

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from odl import fp16
-from odl.graph import Kernel, Operator
+from odl.graph import Kernel, Operator, Slice, Tile
 from odl.masters import random_bits
 from odl.types import Array, DType, TensorType
 
@@ -54,6 +54,28 @@ def draw(count: Array, below: int, salt: int) -> int:
 
 
 @dataclass(frozen=True)
+class Keep(Operator):
+    """latent, x -> latent': x, as it is, where it outlives the step. Both of one type, binary16."""
+
+    name: ClassVar[str] = "keep"
+    overwrites: ClassVar[tuple[tuple[int, int], ...]] = ((0, 0),)
+
+    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        latent, x = inputs
+        assert latent == x, inputs
+        return (latent,)
+
+    def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        return (inputs[1].copy(),)
+
+    def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
+        return Kernel("keep", {"n_elems": inputs[0].n_elems})
+
+    def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
+        return Tile(self, (cut, cut), (cut,))
+
+
+@dataclass(frozen=True)
 class Recall(Operator):
     """latent, label, count, memory, labels [, scales] -> latent', label', count': a slot in use, drawn at random.
 
@@ -72,7 +94,7 @@ class Recall(Operator):
         return latent, label, count
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        latent, label, count, memory, labels, *scales = inputs
+        latent, _, count, memory, labels, *scales = inputs
         count = count.copy()
         slot = draw(count, int(count[FILLED]), self.salt)
         kept = unpack(memory[slot], scales[0][slot]) if scales else memory[slot].copy()

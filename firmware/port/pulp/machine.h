@@ -18,7 +18,7 @@
 
 /* The stack of each core in L1, where kernels run. */
 #ifndef ODL_STACK_BYTES
-#define ODL_STACK_BYTES 1088
+#define ODL_STACK_BYTES 1072
 #endif
 
 /* The runner's stack in L2: core 0 leaves it when the team runs. */
