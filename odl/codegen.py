@@ -121,6 +121,10 @@ class Printer:
             "sample": program.inputs[training.sample], "output": output.type, "target": target,
             "classes": output.type.shape[-1] if target.dtype is DType.I32 else 0,
             "loss_offset": program.results[STEP][0].offset, "output_offset": output.offset,
+            "has_integers": any(
+                buffer.type.dtype is DType.I32 and buffer.space in (ARENA, LOCAL)
+                for _, _, call in program.calls() for buffer in (*call.inputs, *call.outputs)
+            ),
             "zeros": self._widest_pixel(), "entries": entries,
             "structs": [
                 {"struct": struct, "name": name, "fields": _wrapped((f".{k} = {v}" for k, v in scalars), _PER_LINE)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from odl.graph import Graph, Node, Operator, Phase
 from odl.ops.clip import ClipGradient
 from odl.ops.leaky_relu import LeakyReluGradient
@@ -15,47 +17,40 @@ _SIGNED = ReluGradient | LeakyReluGradient | ClipGradient
 def mask_signs(graph: Graph) -> Graph:
     """Where nothing but gradients of Relu, LeakyRelu and Clip reads a value in the backward pass, let them read a mask.
 
-    The mask is made behind the value's last forward reader, and the value lives no longer than that. A value that views
-    show stays as it is, and so does one that outlives the graph, or whose mask is no smaller. No bit changes. Whether
-    the peak falls is for a plan to say: behind the last reader there is value and mask, and a gradient that could be
-    written over the value may need bytes of its own.
+    A value that views show stays as it is, and so does one that outlives the graph, or whose mask is no smaller. No bit
+    changes. Whether the peak falls is for a plan to say: when the mask is made, the value lives beside it, and a
+    gradient that could be written over the value may need bytes of its own.
     """
-    masks = _masks(graph)
-    behind: dict[str, list[str]] = {}
-    for value in masks:
-        behind.setdefault(_last_forward(graph, value), []).append(value)
+    for value, readers in graph.consumers().items():
+        later = [node for node in readers if node.phase is not Phase.FORWARD]
+        if can_mask(graph, value, later):
+            graph = mask_sign(graph, value, later)
+    return graph
+
+
+def can_mask(graph: Graph, value: str, readers: Sequence[Node]) -> bool:
+    """Whether one mask tells those readers, and there are any, all that they ask of the value."""
+    shown = any(node.op.view and value in (*node.inputs, *node.outputs) for node in graph.nodes)
+    makers = {masked(node.op)[0] if _reads_sign(node, value) else None for node in readers}
+    is_smaller = mask_type(graph.types[value]).n_bytes < graph.types[value].n_bytes
+    made = value not in graph.inputs and value not in graph.persistent
+    return made and is_smaller and not shown and len(makers) == 1 and None not in makers
+
+
+def mask_sign(graph: Graph, value: str, readers: Sequence[Node]) -> Graph:
+    """Let the readers read a mask of the value, which is made behind the last of the nodes that make and read it."""
+    names = {node.name for node in readers}
+    others = [node for node in graph.nodes if value in (*node.inputs, *node.outputs) and node.name not in names]
     rewriter = Rewriter(graph)
-    made: dict[str, str] = {}
+    mask = ""
     for node in graph.nodes:
-        if node.inputs and node.inputs[0] in made and isinstance(node.op, _SIGNED):
-            rewriter.put(node, masked(node.op)[1], (made[node.inputs[0]], *node.inputs[1:]))
+        if node.name in names:
+            rewriter.put(node, masked(node.op)[1], (mask, *node.inputs[1:]))
         else:
             rewriter.nodes.append(node)
-        for value in behind.get(node.name, ()):
-            maker, producer = masks[value], graph.producer()[value]
-            made[value] = rewriter.make(maker, (value,), f"{value}.mask", producer)
+        if node is others[-1]:
+            mask = rewriter.make(masked(readers[0].op)[0], (value,), f"{value}.mask", others[0])
     return rewriter.graph_of()
-
-
-def _masks(graph: Graph) -> dict[str, Operator]:
-    """Value -> the operator that makes its mask, for those that get one."""
-    consumers, producer = graph.consumers(), graph.producer()
-    bound = {*graph.outputs, *graph.carries.values()}
-    shown = {value for node in graph.nodes if node.op.view for value in (*node.inputs, *node.outputs)}
-    found: dict[str, Operator] = {}
-    for value, readers in consumers.items():
-        later = [node for node in readers if node.phase is not Phase.FORWARD]
-        if value in bound or value in shown or value not in producer or not later:
-            continue
-        makers = {masked(node.op)[0] if _reads_sign(node, value) else None for node in later}
-        (maker, *others) = makers
-        if maker and not others and mask_type(graph.types[value]).n_bytes < graph.types[value].n_bytes:
-            found[value] = maker
-    return found
-
-
-def _reads_sign(node: Node, value: str) -> bool:
-    return isinstance(node.op, _SIGNED) and node.inputs[0] == value and value not in node.inputs[1:]
 
 
 def masked(op: Operator) -> tuple[Operator, Operator]:
@@ -67,7 +62,5 @@ def masked(op: Operator) -> tuple[Operator, Operator]:
     return PositiveMask(), MaskedGradient()
 
 
-def _last_forward(graph: Graph, value: str) -> str:
-    """The name of the last forward node that makes or reads a value."""
-    touching = (node for node in graph.nodes if value in (*node.inputs, *node.outputs) and node.phase is Phase.FORWARD)
-    return list(touching)[-1].name
+def _reads_sign(node: Node, value: str) -> bool:
+    return isinstance(node.op, _SIGNED) and node.inputs[0] == value and value not in node.inputs[1:]
