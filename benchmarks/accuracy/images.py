@@ -39,5 +39,5 @@ TASK = Task(
     recipe={"lr": 5e-5, "momentum": 0.9, "batch": 16},
     steps=2992,
     quick_steps=160,
-    changes={"last": {"lr": 4e-3}},
+    changes={"last": {"lr": 4e-3}, "quarter": {"lr": 1e-3}},
 )

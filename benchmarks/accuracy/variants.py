@@ -32,8 +32,8 @@ class Variant:
     ways: tuple[Changes, ...] = ({},)
 
 
-# Smaller sums of a batch's gradients, then none: an update a sample, without a velocity.
-SMALLER = ({}, {"gradients": "fp16"}, {"batch": 1, "momentum": 0.0})
+# The sums of a batch's gradients in half as many bytes.
+SMALLER = ({}, {"gradients": "fp16"})
 
 VARIANTS = (
     Variant("fp32", "binary32 copies of the weights", {"master": "fp32"}),
