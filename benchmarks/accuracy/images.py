@@ -32,7 +32,7 @@ def write(_case: str, needed: Mapping[str, Path], folder: Path) -> None:
 TASK = Task(
     key="images",
     title="ResNet8, a JPEG copy of CIFAR-10",
-    about="3000 images to learn from, 1000 others to be judged by.",
+    about="3000 images to learn from, 1000 others to be judged by, each a tenth of a point.",
     needs=("models/resnet8_cifar10.onnx", "data/cifar10_train.npz", "data/cifar10_test.npz"),
     cases=("all",),
     write=write,

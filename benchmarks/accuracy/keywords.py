@@ -24,7 +24,7 @@ def write(_case: str, needed: Mapping[str, Path], folder: Path) -> None:
 TASK = Task(
     key="keywords",
     title="DS-CNN, Speech Commands",
-    about="700 words to learn from, 300 others to be judged by.",
+    about="700 words to learn from, 300 others to be judged by, each a third of a point.",
     needs=("models/dscnn_kws.onnx", "data/speech_commands_mfcc.npz"),
     cases=("all",),
     write=write,
