@@ -33,7 +33,7 @@ class Variant:
 
 
 # The sums of a batch's gradients in half as many bytes.
-SMALLER = ({}, {"gradients": "fp16"})
+SMALLER: tuple[Changes, ...] = ({}, {"gradients": "fp16"})
 
 VARIANTS = (
     Variant("fp32", "binary32 copies of the weights", {"master": "fp32"}),
