@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 from benchmarks.accuracy import task as tasks
-from benchmarks.accuracy.jobs import FLOAT32, HALF, Job, Jobs, Result
+from benchmarks.accuracy.jobs import FLOAT32, HALF, Job, Jobs, Result, run
 from benchmarks.accuracy.task import Case, Task, write_split
 from benchmarks.accuracy.variants import VARIANTS, Plan, Variant, arena, plans, weighted_layers, with_period
 from benchmarks.models import ROOT
@@ -183,6 +183,15 @@ def test_learning_rates() -> None:
     for update, wanted in ((4, 0.1), (9, 0.06), (14, 0.02), (99, 0.02)):
         assert math.isclose(float32.rate(cosine, update), wanted)
     assert float32.rate({**words, "lr_schedule": "constant"}, 50) == 0.1
+
+
+def test_what_is_kept_of_the_losses(case: Case) -> None:
+    """The same samples' in both engines, though one tells a loss for each sample and the other for each update."""
+    changes = {"lr": 1e-12, "batch": BATCH}
+    ours, theirs = (run(Job(engine, case, changes, N_SAMPLES)) for engine in (HALF, FLOAT32))
+    for edge in ("first_loss", "last_loss"):
+        assert math.isclose(ours[edge], theirs[edge], rel_tol=0.01)
+    assert "losses" not in ours
 
 
 # --- variants ---------------------------------------------------------------------------------------------------------
