@@ -120,6 +120,8 @@ def plan(result: Result) -> str:
     facts = _facts(
         ("target", result["target"]),
         ("arena", f"{size:,} bytes: {kept:,} persistent, {size - kept:,} transient"),
+        ("of it", ", ".join(f"{role} {n_bytes:,}" for role, n_bytes in result["held_bytes"].items())),
+        ("updates", _kept(result["updates"])),
         ("lower bound", f"{bound:,} bytes; the arena is {size - bound:,} above it"),
         ("flash", f"{flash['constants']:,} bytes of constants, {flash['initial_weights']:,} of initial weights"),
         ("inputs", f"{inputs} bytes, in the caller's memory"),
@@ -133,6 +135,13 @@ def plan(result: Result) -> str:
         _recomputed(result),
         *(_order(entry, size, kept) for entry in result["entries"]),
     )
+
+
+def _kept(updates: Result) -> str:
+    """Which gradients are there together, and what one that is not finite does."""
+    if updates["kept"]:
+        return f"after all gradients, {updates['gradient_bytes']:,} bytes; one that is not finite skips the whole step"
+    return "each as soon as its gradient is known; one that is not finite skips its own tensor"
 
 
 def _saved(savings: Result | None) -> str:
@@ -153,7 +162,7 @@ def _saved(savings: Result | None) -> str:
 
 def _recomputed(result: Result) -> str:
     """What is computed again so that it fits."""
-    saving, size = result["saving"], result["arena_bytes"]["arena"]
+    saving, size = result["recomputed"], result["arena_bytes"]["arena"]
     if not saving:
         return ""
     whole = saving["kept_arena_bytes"]

@@ -107,15 +107,34 @@ def planned(compiled: Compiled) -> Result:
         "target": target.name,
         **arena(compiled),
         "persistent_bytes": compiled.program.persistent_bytes,
+        "held_bytes": _held(compiled),
+        "updates": {"kept": compiled.recipe.keeps_gradients, "gradient_bytes": _gradient_bytes(compiled)},
         "flash_bytes": {"constants": spaces[FLASH], "initial_weights": sum(stored)},
         "input_bytes": {name: spaces[name] for name in compiled.program.inputs},
         "stack_bytes": target.stack_bytes,
-        "saving": _saving(compiled),
+        "recomputed": _saving(compiled),
         "ram": {"needed": needed, "available": target.ram_bytes, "fits": needed <= target.ram_bytes},
         "l1": {"needed": spaces.get(LOCAL, 0), "available": target.l1_bytes} if target.l1_bytes else None,
         "savings": _savings(compiled),
         "entries": [_entry(compiled, graph) for graph in compiled.graphs],
     }
+
+
+def _held(compiled: Compiled) -> dict[str, int]:
+    """What outlives a step, by what it is for."""
+    found: dict[str, int] = {}
+    for resident in compiled.program.residents:
+        if resident.buffer.space == ARENA:
+            role = resident.tensor.role.value
+            found[role] = found.get(role, 0) + resident.buffer.type.n_bytes
+    return found
+
+
+def _gradient_bytes(compiled: Compiled) -> int:
+    """The bytes of all gradients, where they are there at once."""
+    training, recipe = compiled.training, compiled.recipe
+    elements = sum(training.trained_elements(name) for name in training.trainable)
+    return elements * (4 if recipe.gradients == "fp32" else 2) * recipe.keeps_gradients
 
 
 def _savings(compiled: Compiled) -> Result | None:
