@@ -40,5 +40,5 @@ TASK = Task(
     recipe={"lr": 5e-5, "lr_schedule": "cosine", "momentum": 0.9, "batch": 16},
     steps=2992,
     quick_steps=160,
-    changes={"last": {"lr": 4e-3}, "quarter": {"lr": 1e-3}},
+    changes={"lean": {"lr": 3e-5}, "last": {"lr": 4e-3}, "quarter": {"lr": 1e-3}},
 )

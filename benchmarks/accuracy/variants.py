@@ -40,6 +40,7 @@ VARIANTS = (
     Variant("kahan", "the rest of each weight", {"master": "kahan"}),
     Variant("stochastic", "stochastic rounding", {"master": "stochastic"}),
     Variant("none", "nothing beside the weights"),
+    Variant("lean", "stochastic, sample by sample", {"master": "stochastic", "batch": 1, "momentum": 0.0}),
     Variant("last", "last layer only", last=1),
     Variant("quarter", "a quarter of the RAM", {"master": "stochastic"}, share=4, ways=SMALLER),
 )
