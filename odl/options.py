@@ -51,7 +51,9 @@ def offered(model: Graph, recipe: Recipe, rows: Mapping[str, Array]) -> dict[str
     has the same name as the weight, are left out, and so are layers without any other.
     """
     found = {layer: tuple(_options(model, layer, names, rows)) for layer, names in _by_layer(model, rows).items()}
-    exact = {layer: tuple(each for each in options if _is_exact(model, recipe, each)) for layer, options in found.items()}
+    exact = {
+        layer: tuple(each for each in options if _is_exact(model, recipe, each)) for layer, options in found.items()
+    }
     return {layer: options for layer, options in exact.items() if options}
 
 
@@ -64,7 +66,7 @@ def recipe_for(recipe: Recipe, chosen: Iterable[Option]) -> Recipe:
 
 
 def escaped(name: str) -> str:
-    """The pattern that matches a name and, unless it holds a line end, which no word of `channels` can, nothing else."""
+    """The pattern that matches a name and nothing else; of a line end, which `channels` cannot say, any character."""
     return re.sub(r"[*?[]", r"[\g<0>]", name).replace("\n", "?")
 
 
@@ -121,4 +123,6 @@ def _option(
 
 
 def _is_exact(model: Graph, recipe: Recipe, option: Option) -> bool:
-    return select(model, recipe_for(recipe, [option])) == dict(option.weights)
+    named = recipe_for(recipe, [option])
+    names = select(model, replace(named, channels=()))  # first: a run may be no run of another weight of this name
+    return names.keys() == dict(option.weights).keys() and select(model, named) == dict(option.weights)

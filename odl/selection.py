@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from odl import api
@@ -34,13 +35,13 @@ _ANY_BYTES = 1 << 40
 
 @dataclass(frozen=True)
 class Price:
-    """`ram_bytes` of arena and stack, and the `time` of a step, 0 where it has no bound."""
+    """`ram_bytes` of arena and stack, and the `time` of a step; where that has no bound it is 0, and its bound inf."""
 
     ram_bytes: float
     time: float = 0.0
 
     def within(self, bound: Price) -> bool:
-        return self.ram_bytes <= bound.ram_bytes and (not bound.time or self.time <= bound.time)
+        return self.ram_bytes <= bound.ram_bytes and self.time <= bound.time
 
 
 @dataclass(frozen=True)
@@ -66,20 +67,20 @@ class Selection:
     @property
     def share(self) -> float:
         """Of the contribution of everything that could be trained, between 0 and 1."""
-        return _gain(self.chosen) / sum(options[-1].gain for options in self.offers.values())
+        return _gain(self.chosen) / self.contributions.total
 
 
 def choose(
-    path: str | Path, data: str | Path, recipe: Recipe, target: str = DEFAULT.name, *, ram_bytes: int = 0,
-    time: int = 0, samples: int = 64, on: str = "", timeout_s: float = 120.0,
+    path: str | Path, data: str | Path, recipe: Recipe, target: str = DEFAULT.name, *,
+    ram_bytes: int | None = None, time: int | None = None, samples: int = 64, on: str = "", timeout_s: float = 120.0,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Selection:  # fmt: skip
-    """The best choice, of what `recipe` may train, that takes at most `ram_bytes` (0: what the target has) of RAM and
-    `time` a step (0: any), in what the simulator counts, or MACs where it counts nothing. Deterministic.
+    """The best choice, of what `recipe` may train, that takes at most `ram_bytes` (default: what the target has) of
+    RAM and `time` a step (default: any), in what the simulator counts, or MACs where it counts nothing. Deterministic.
 
     `samples` are drawn from `data` as a run would draw them. `channels` of the recipe are chosen anew. Raises FitError
-    `does-not-fit` with the least that could, UsageError `recipe-value` for adapters, ModelError `no-gradients`, and what
-    loading, compiling and running raise.
+    `does-not-fit` with the least that could, UsageError `recipe-value` for adapters, ModelError `no-gradients`, and
+    what loading, compiling and running raise.
     """
     if recipe.lora_rank:
         why = "must be 0: adapters have no channels to choose from"
@@ -97,10 +98,10 @@ def choose(
         tell(f"{name}: {measured:,.0f} {bench.unit} a step")
 
     bench = Bench(model.path, model.graph, machine, on, Path(data), timeout_s, heard)
-    times = measure(bench, recipe, offers) if time else None
+    times = measure(bench, recipe, offers) if time is not None else None
     offers = {layer: options for layer, options in offers.items() if times is None or layer in times.trained}
     prices = _Prices(bench, recipe, offers, times)
-    bound = Price(ram_bytes or machine.ram_bytes, time)
+    bound = Price(machine.ram_bytes if ram_bytes is None else ram_bytes, inf if time is None else time)
     chosen = _search(offers, prices, bound)
     layer_bytes = _held(build_training(model.graph, recipe_for(recipe, chosen)))
     layer_time = {option.layer: times.training(option) for option in chosen} if times else {}
@@ -142,7 +143,7 @@ class _Prices:
         if chosen in self.known:
             return self.known[chosen]
         guess = self.estimate(chosen)
-        pairs = [(price, self.estimate(each)) for each, price in self.known.items()]
+        pairs = [(price, self.estimate(each)) for each, price in self.known.items() if price.ram_bytes < inf]
         ram = max((price.ram_bytes / near.ram_bytes for price, near in pairs), default=1.0)
         time = max((price.time / near.time for price, near in pairs if near.time), default=1.0)
         return Price(guess.ram_bytes * ram, guess.time * time)
@@ -164,13 +165,18 @@ class _Prices:
 
     def confirm(self, chosen: Chosen) -> Price:
         """Compile a choice, and measure a step of it where time counts."""
+        try:
+            self.known[chosen] = self.exactly(chosen)
+        except FitError:  # in the memory next to the cores, or in that of the simulator
+            self.known[chosen] = Price(inf, inf)
+        return self.known[chosen]
+
+    def exactly(self, chosen: Chosen) -> Price:
         recipe = recipe_for(self.recipe, chosen)
         roomy = self.bench.target.resized(ram_bytes=_ANY_BYTES)
         planned = api.compile_model(self.bench.path, recipe, roomy)
         ram_bytes = planned.program.spaces[ARENA] + roomy.stack_bytes
-        time = sum(self.bench.step(recipe, "a choice").values()) if self.times else 0.0
-        self.known[chosen] = Price(ram_bytes, time)
-        return self.known[chosen]
+        return Price(ram_bytes, sum(self.bench.step(recipe, "a choice").values()) if self.times else 0.0)
 
 
 def _whole(offers: Offers) -> Chosen:
@@ -233,10 +239,8 @@ def _per_cost(new: Option, cost: float, old: Option | None, old_cost: float) -> 
     return (new.gain - (old.gain if old else 0.0)) / max(cost - old_cost, 1e-9)
 
 
-def _greedy(
-    offers: Offers, prices: _Prices, bound: Price, worth: Callable[[Option | None, Option], float]
-) -> Chosen:
-    """Take what is worth most, again and again, as long as all together fits; a layer may grow from option to option."""
+def _greedy(offers: Offers, prices: _Prices, bound: Price, worth: Callable[[Option | None, Option], float]) -> Chosen:
+    """Take what is worth most, again and again, as long as all fits together; a layer may grow by another option."""
     chosen: dict[str, Option] = {}
     waiting = {layer: list(options) for layer, options in offers.items()}
 
@@ -265,6 +269,8 @@ def _least(offers: Offers, prices: _Prices, bound: Price) -> Chosen:
     for found in (least_ram, least_time):
         if found not in prices.known or prices.known[found].within(bound):
             return found
+    if prices.known[least_ram].ram_bytes == inf:
+        prices.exactly(least_ram)  # which tells why
     raise FitError("does-not-fit", prices.bench.target.name, *_refusal(least_ram, least_time, prices, bound))
 
 
@@ -272,7 +278,7 @@ def _refusal(least_ram: Chosen, least_time: Chosen, prices: _Prices, bound: Pric
     ram, time = prices.known[least_ram], prices.known[least_time]
     unit = prices.bench.unit
     parts = [f"training anything needs {ram.ram_bytes:,} bytes of RAM at least ({least_ram[0].layer})"]
-    if bound.time:
+    if prices.times:
         parts.append(f"{time.time:,.0f} {unit} a step at least ({least_time[0].layer})")
-    asked = f"{bound.ram_bytes:,} bytes" + (f" and {bound.time:,} {unit}" if bound.time else "")
+    asked = f"{bound.ram_bytes:,} bytes" + (f" and {bound.time:,} {unit}" if prices.times else "")
     return f"{' and '.join(parts)}; {asked} are allowed", "allow more, or let more layers be chosen from"

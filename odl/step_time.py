@@ -27,7 +27,7 @@ Parts = Mapping[tuple[str, Phase], float]
 
 @dataclass(frozen=True)
 class Bench:
-    """What measures a step of a recipe of `model`, the file at `path`, on samples of `data`; `unit` is what it counts."""
+    """Measures steps of recipes for `model`, the file at `path`, on samples of `data`; `unit` is what it counts."""
 
     path: Path
     model: Graph
@@ -127,7 +127,9 @@ def _measured(bench: Bench, recipe: Recipe, offers: Offers) -> Iterator[StepTime
 def _together(bench: Bench, recipe: Recipe, offers: Offers) -> StepTimes:
     """Largest first: where that fits, the others do."""
     whole = [options[-1] for options in offers.values()]
-    quarter = [next(each for each in options if each.share >= 0.25 or each is options[-1]) for options in offers.values()]
+    quarter = [
+        next(each for each in options if each.share >= 0.25 or each is options[-1]) for options in offers.values()
+    ]
     vectors = [options[0] for options in offers.values() if not options[0].share]
     points: dict[str, dict[float, float]] = {layer: {} for layer in offers}
     first: dict[tuple[str, Phase], float] = {}
