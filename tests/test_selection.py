@@ -22,12 +22,15 @@ from odl.contribution import Contributions, analysed, contributions
 from odl.data import load_data
 from odl.errors import ExitCode, FitError
 from odl.frontend import load_model
-from odl.graph import Graph, Phase, Slice
+from odl.graph import Graph, Phase, Slice, verify
 from odl.interpreter import interpret
+from odl.memory import live_bytes
 from odl.options import best_run, offered, recipe_for
+from odl.passes.split_gradients import split_gradients
 from odl.program import ARENA
 from odl.recipe import Recipe, read_recipe
 from odl.recipe_toml import recipe_toml
+from odl.schedule import promptly, schedule
 from odl.selection import Selection, choose
 from odl.step_time import Bench, measure
 from odl.targets import find_target
@@ -273,6 +276,38 @@ def test_one_byte_less_is_less(place: Path, target: str) -> None:
     smaller = chosen(place, target, ram_bytes=int(found.price.ram_bytes) - 1)
     assert smaller.price.ram_bytes < found.price.ram_bytes
     assert smaller.share < found.share
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights are most of its memory, and gradients come in pieces."""
+    folder = tmp_path_factory.mktemp("wide")
+    nodes = [
+        node("Gemm", "x a", "h", "one", transB=1), node("Relu", "h", "r"),
+        node("Gemm", "r b", "g", "two", transB=1), node("Relu", "g", "s"), node("Gemm", "s c", "y", "three", transB=1),
+    ]  # fmt: skip
+    save(folder, model(*nodes, x=(1, 64), a=draw(64, 64), b=draw(64, 64), c=draw(64, 64)))
+    np.savez(folder / "data.npz", x=draw(3, 64, scale=1), y=np.array([0, 1, 2]))
+    return folder
+
+
+def test_runs_save_the_ram_of_states(wide: Path) -> None:
+    recipe = {"optimizer": "adam", "state": "fp32", "trainable": ("c",)}
+    whole = needed(wide, **recipe)
+    found = chosen(wide, recipe=recipe, ram_bytes=whole - 64 * 64 * 8 // 2)
+    ((option,),) = [found.chosen]
+    assert 0.375 <= option.share <= 0.5
+    assert len(found.recipe.channels) == 1
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe(batch=2), Recipe(updates="kept"), Recipe(momentum=0.5)])
+def test_the_prompt_order_is_nearly_as_good_as_a_search(wide: Path, place: Path, recipe: Recipe) -> None:
+    for folder in (wide, place):
+        graph = split_gradients(build_training(load_model(folder / "model.onnx").graph, recipe).step)
+        prompt = promptly(graph)
+        assert sorted(node.name for node in prompt.nodes) == sorted(node.name for node in graph.nodes)
+        verify(prompt)
+        assert max(live_bytes(prompt)) <= 1.1 * max(live_bytes(schedule(graph)))
 
 
 def exhaustive(found: Selection, place: Path, fits: Any) -> float:
