@@ -246,6 +246,35 @@ def _blocks(entry: Result) -> Iterator[str]:
         yield f"  {block['space']} {begin:#08x}..{end:#08x} nodes {block['first']}..{block['last']}: {values}"
 
 
+def selected(result: Result) -> str:
+    """`odl select`."""
+    ram, time, unit = result["ram"], result["time"], result["unit"]
+    skipped = f", of which {result['skipped']:,} were not finite and did not count" if result["skipped"] else ""
+    facts = [
+        (
+            "trained",
+            f"{100 * result['share']:.1f} % of what everything contributes, on {result['samples']:,} samples{skipped}",
+        ),
+        ("RAM", f"{ram['needed']:,} bytes of {ram['allowed']:,}, arena and stack on {result['target']}"),
+    ]
+    if time:
+        needed = f"{time['needed']:,.0f} {unit} of {time['allowed']:,} on {result['on']}"
+        facts.append(("a step", f"{needed}; the estimate was {time['estimated']:,.0f}"))
+    facts.append(("recipe", result["file"] or "not kept; -o recipe.toml writes it"))
+    header = ("layer", "contributes", "trained", "bytes", *([unit] if time else []), "weights and their channels")
+    rows = [
+        (each["layer"], f"{100 * each['contribution']:.2f} %", f"{100 * each['trained']:.2f} %", each["bytes"],
+         *([round(each["time"])] if time else []), ", ".join(map(_channels, each["weights"])) or "frozen")
+        for each in result["layers"]
+    ]  # fmt: skip
+    return _paragraphs(_facts(*facts), table(header, rows))
+
+
+def _channels(weight: Result) -> str:
+    first, last = weight["channels"]
+    return weight["name"] if weight["whole"] else f"{weight['name']} {first}:{last} of {weight['of']}"
+
+
 # --- on a target ------------------------------------------------------------------------------------------------------
 
 

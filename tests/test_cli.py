@@ -29,7 +29,7 @@ from odl.ops.relu import Relu
 from odl.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-VERBS = {"doctor", "ops", "check", "plan", "build", "run", "verify", "eval", "export", "dump", "tune"}
+VERBS = {"doctor", "ops", "check", "plan", "build", "run", "verify", "eval", "export", "dump", "tune", "select"}
 STEPS = 5
 
 
