@@ -54,7 +54,7 @@ def promptly(graph: Graph) -> Graph:
     consumers = graph.consumers()
     place = {node.name: at for at, node in enumerate(graph.nodes)}
     for at, node in enumerate(graph.nodes):
-        readers = {place[each.name] for each in consumers[node.outputs[0]]}
+        readers = {place[reader.name] for reader in consumers[node.outputs[0]]}
         if node.phase is Phase.WEIGHT_GRADIENT and not node.op.overwrites and len(readers) == 1:
             (update,) = readers
             needs[at] |= needs[update] - {at}

@@ -302,12 +302,12 @@ def test_runs_save_the_ram_of_states(wide: Path) -> None:
 
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(batch=2), Recipe(updates="kept"), Recipe(momentum=0.5)])
 def test_the_prompt_order_is_nearly_as_good_as_a_search(wide: Path, place: Path, recipe: Recipe) -> None:
-    for folder in (wide, place):
+    for folder, most in ((wide, 1.01), (place, 1.25)):
         graph = split_gradients(build_training(load_model(folder / "model.onnx").graph, recipe).step)
         prompt = promptly(graph)
         assert sorted(node.name for node in prompt.nodes) == sorted(node.name for node in graph.nodes)
         verify(prompt)
-        assert max(live_bytes(prompt)) <= 1.1 * max(live_bytes(schedule(graph)))
+        assert max(live_bytes(prompt)) <= most * max(live_bytes(schedule(graph)))
 
 
 def exhaustive(found: Selection, fits: Any) -> float:
