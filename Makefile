@@ -3,6 +3,7 @@
 # make lint   ruff and mypy
 # make bench  measures speed and size (benchmarks/)
 # make bench-gvsoc  measures the eight cores of pulp-open, where $ODL_GVSOC is
+# make bench-accuracy  trains in binary16 and, by PyTorch, in binary32, on the real data of $ODL_REAL; takes hours
 # make clean  removes what the others made
 #
 # Python packages go into .venv. Where this user may use apt-get, it brings QEMU and what Python lacks.
@@ -11,7 +12,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench bench-gvsoc qemu clean
+.PHONY: demo test lint bench bench-gvsoc bench-accuracy qemu clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -31,6 +32,12 @@ bench: $(VENV)/.test qemu
 
 bench-gvsoc: $(VENV)/.test
 	$(BIN)/python -m benchmarks.gvsoc
+
+# The CPU build of PyTorch: the other one is gigabytes.
+bench-accuracy: $(VENV)/.test
+	@$(BIN)/python -c 'import torch' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0+cpu'
+	$(BIN)/python -m benchmarks.accuracy $(BENCH_ARGS)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call install,python3-venv) || true

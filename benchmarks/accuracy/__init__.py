@@ -1,0 +1,1 @@
+"""What training in binary16 reaches, beside the same recipe in binary32 by PyTorch."""
