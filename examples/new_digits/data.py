@@ -1,7 +1,7 @@
 """The digits of `examples/digits_resnet8` as a device meets them that knows six: those six again, then one new one
 after the other.
 
-    python examples/new_digits/data.py OUT_DIR
+    python -m examples.new_digits.data OUT_DIR
 
 writes `known.npz`, sixteen each of 0 to 5 by the nine writers of the base model, `digit6.npz` to `digit9.npz`, each
 64 by the same nine, and `eval.npz`, all digits by four others. Each holds `x` (N, 1, 8, 8) float16 in 0..1 and `y` (N,).
@@ -10,13 +10,12 @@ writes `known.npz`, sixteen each of 0 to 5 by the nine writers of the base model
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # when it is run as a script
-from examples.digits_resnet8.data import Samples, base_test, base_train
+from ..digits_resnet8.data import Samples, base_test, base_train
 
 CLASSES = 10
 NEW = (6, 7, 8, 9)
@@ -33,15 +32,20 @@ def sessions() -> dict[str, Samples]:
     return {name: (x[chosen], y[chosen]) for name, chosen in found.items()}
 
 
+def write(folder: Path) -> Iterator[str]:
+    """Writes the files, and says of each what is in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (x, y) in {**sessions(), "eval": base_test()}.items():
+        path = folder / f"{name}.npz"
+        np.savez_compressed(path, x=x.astype(np.float16), y=y)
+        yield f"{path}: {len(y)} samples {x.shape[1:]}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out_dir", type=Path)
-    arguments = parser.parse_args()
-    arguments.out_dir.mkdir(parents=True, exist_ok=True)
-    for name, (x, y) in {**sessions(), "eval": base_test()}.items():
-        path = arguments.out_dir / f"{name}.npz"
-        np.savez_compressed(path, x=x.astype(np.float16), y=y)
-        print(f"{path}: {len(y)} samples {x.shape[1:]}")
+    for line in write(parser.parse_args().out_dir):
+        print(line)
 
 
 if __name__ == "__main__":
