@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from odl import memory, memory_check
+from odl.budget import Placed, Saving, fit
 from odl.codegen import model_id
 from odl.compare import MOST_LANES, Device, Progress, Reference, Verdict
 from odl.compare import verify as compare
@@ -70,7 +71,10 @@ def still(done: int, of: int) -> None:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A model on its way down: every stage of it, for one recipe and one target."""
+    """A model on its way down: every stage of it, for one recipe and one target.
+
+    `ram_bytes` is the budget where one was given, else 0; `saving` what it takes to keep to it, None if nothing.
+    """
 
     model: Model
     recipe: Recipe
@@ -80,6 +84,13 @@ class Compiled:
     plan: Plan
     program: Program
     tuning: Tuning = UNTUNED
+    ram_bytes: int = 0
+    saving: Saving | None = None
+
+    @property
+    def missing_bytes(self) -> int:
+        """What arena and stack need beyond the target's RAM; 0 or less where they fit."""
+        return self.plan.n_bytes[ARENA] + self.target.stack_bytes - self.target.ram_bytes
 
     @property
     def title(self) -> str:
@@ -135,38 +146,62 @@ class Run:
 
 
 def compile_model(
-    path: str | Path, recipe: Recipe | None = None, target: str | Target = DEFAULT.name, tuning: Tuning = UNTUNED
+    path: str | Path,
+    recipe: Recipe | None = None,
+    target: str | Target = DEFAULT.name,
+    tuning: Tuning = UNTUNED,
+    ram_bytes: int = 0,
+    must_fit: bool = True,
 ) -> Compiled:
     """Import, differentiate, order, place and lower a model. Raises ModelError, UsageError or FitError.
 
     `target` is one by name, or one that was made of it (`Target.resized`); folders remember the name alone.
+    `ram_bytes`, or the target's RAM where that is 0, is a budget: where arena and stack do not fit, values are computed
+    again (`odl/budget.py`). What does not fit even so is refused, unless `must_fit` is false: then the result is the
+    program of fewest bytes.
     """
     recipe, machine = recipe or Recipe(), find_target(target) if isinstance(target, str) else target
+    machine = machine.resized(ram_bytes=ram_bytes)
     model = load_model(Path(path), keeps_norms=recipe.parameters == "norms")
     training = build_training(model.graph, recipe)
+    placed, saving = _fitted(training, machine, tuning)
+    compiled = Compiled(
+        model, recipe, machine, training, placed.graphs, placed.plan, lower(placed.graphs, placed.plan, placed.layouts),
+        tuning, ram_bytes, saving,
+    )  # fmt: skip
+    if must_fit:
+        require_fit(compiled)
+    if compiled.missing_bytes > 0:
+        return compiled  # to be looked at alone, and perhaps too large for what follows
     if machine.l1_bytes:
-        return _compile_tiled(model, recipe, machine, training, tuning)
-    graphs = tuple(schedule(split_gradients(graph)) for graph in training.graphs.values())
-    placed = memory.plan(graphs)
-    require_fit(placed, machine)
-    problems = memory_check.check(graphs, placed)
-    assert not problems, "\n".join(problems)
-    return Compiled(model, recipe, machine, training, graphs, placed, lower(graphs, placed))
+        rehearse(compiled.program)
+    else:
+        problems = memory_check.check(placed.graphs, placed.plan)
+        assert not problems, "\n".join(problems)
+    return compiled
 
 
-def _compile_tiled(model: Model, recipe: Recipe, machine: Target, training: Training, tuning: Tuning) -> Compiled:
-    """For a machine whose cores work in a local memory: what calls read is brought there tile by tile."""
-    graphs = tuple(
-        graph if name in _IN_THE_ARENA else _for_tiles(graph, machine.l1_bytes, tuning)
-        for name, graph in training.graphs.items()
-    )
-    tiled = [graph for graph in graphs if graph.name not in _IN_THE_ARENA]
-    layouts = {graph.name: layout(graph, machine.l1_bytes, tuning) for graph in tiled}
-    placed = memory.plan(graphs, {name: each.tiled() for name, each in layouts.items()})
-    require_fit(placed, machine)
-    program = lower(graphs, placed, layouts)
-    rehearse(program)
-    return Compiled(model, recipe, machine, training, graphs, placed, program, tuning)
+def _fitted(training: Training, machine: Target, tuning: Tuning) -> tuple[Placed, Saving | None]:
+    """The graphs in an order, with a place for every value. Where cores work in a local memory, calls are tiles."""
+    capacity, budget = machine.l1_bytes, machine.ram_bytes - machine.stack_bytes
+
+    def place(graphs: Sequence[Graph]) -> Placed:
+        return Placed(tuple(graphs), memory.plan(graphs))
+
+    def place_tiled(graphs: Sequence[Graph]) -> Placed:
+        near = [graph for graph in graphs if graph.name not in _IN_THE_ARENA]
+        layouts = {graph.name: layout(graph, capacity, tuning) for graph in near}
+        return Placed(
+            tuple(graphs), memory.plan(graphs, {name: each.tiled() for name, each in layouts.items()}), layouts
+        )
+
+    if capacity:
+        tiled = [
+            graph if name in _IN_THE_ARENA else _for_tiles(graph, capacity, tuning)
+            for name, graph in training.graphs.items()
+        ]
+        return fit(tiled, budget, place_tiled, fused=True)
+    return fit([schedule(split_gradients(graph)) for graph in training.graphs.values()], budget, place)
 
 
 # What a replay memory gives and takes is where a number says that is known on the device alone: no transfer is planned.
@@ -180,36 +215,33 @@ def _for_tiles(graph: Graph, capacity: int, tuning: Tuning) -> Graph:
     return gather(schedule(rematerialize(split_reductions(graph, capacity))))
 
 
-def require_fit(placed: Plan, target: Target) -> None:
-    """Raises FitError `does-not-fit` unless arena and stack fit the target's RAM."""
-    needed, available = placed.n_bytes[ARENA] + target.stack_bytes, target.ram_bytes
-    if needed > available:
+def require_fit(compiled: Compiled) -> None:
+    """Raises FitError `does-not-fit` unless arena and stack fit the target's RAM; it says the least that would do."""
+    missing, available = compiled.missing_bytes, compiled.target.ram_bytes
+    if missing > 0:
+        again = ", even with what can be computed again" if compiled.saving else ""
         raise FitError(
-            "does-not-fit", target.name,
-            f"arena and stack need {needed:,} bytes of RAM of {available:,}: {needed - available:,} are missing",
+            "does-not-fit", compiled.target.name,
+            f"arena and stack need at least {available + missing:,} bytes of RAM of {available:,}{again}: "
+            f"{missing:,} are missing",
             "train fewer layers (--trainable), or choose a target with more memory",
         )  # fmt: skip
-
-
-def with_ram(compiled: Compiled, n_bytes: int) -> Compiled:
-    """The same program for a chip with `n_bytes` of RAM, which may be too little: see `require_fit`."""
-    return replace(compiled, target=compiled.target.resized(ram_bytes=n_bytes))
 
 
 def open_folder(folder: str | Path) -> Compiled:
     """Compile again what a project or run folder was made from."""
     origins, _ = read_origins(Path(folder))
-    return compile_model(origins.model, origins.recipe, origins.target, origins.tuning)
+    return compile_model(origins.model, origins.recipe, origins.target, origins.tuning, origins.ram_bytes)
 
 
 def build(compiled: Compiled, folder: str | Path) -> BuildResult:
     """Write the C project and compile its runner. Raises UsageError, FitError or ToolError."""
     path = Path(folder)
-    require_fit(compiled.plan, compiled.target)
+    require_fit(compiled)
     toolchain = find_toolchain(compiled.target)
     with staged(path, MARKER) as inside:
         write_project(inside, compiled.title, compiled.program, compiled.training, compiled.target)
-        note_origins(inside, compiled.model, compiled.recipe, compiled.target.name, compiled.tuning)
+        _note(inside, compiled)
         ram = {"ODL_RAM_BYTES": compiled.target.ram_bytes}
         result = compile_project(inside, compiled.target, toolchain, defines=ram)
         runner = result.elf.relative_to(inside.resolve())
@@ -360,7 +392,7 @@ def save_run(run: Run, folder: str | Path, **more: object) -> None:
     with staged(Path(folder), MARKER) as inside:
         compiled = run.compiled
         results = {"on": run.on, "loss": run.loss, **more}
-        note_origins(inside, compiled.model, compiled.recipe, compiled.target.name, compiled.tuning, **results)
+        _note(inside, compiled, **results)
         arrays: dict[str, Any] = {f"w{i}": value for i, value in enumerate(run.weights.values())}
         np.savez(inside / WEIGHTS, names=np.array(list(run.weights)), **arrays)
 
@@ -402,6 +434,11 @@ def export(compiled: Compiled, weights: Mapping[str, Array], path: str | Path) -
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def _note(folder: Path, compiled: Compiled, **more: Any) -> None:
+    made_for = compiled.recipe, compiled.target.name, compiled.tuning, compiled.ram_bytes
+    note_origins(folder, compiled.model, *made_for, **more)
 
 
 def _device(compiled: Compiled, on: str, stack: ExitStack, *, trace: bool, timeout_s: float) -> Device:

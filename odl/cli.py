@@ -172,14 +172,21 @@ _timeout = click.option(
     "--timeout", default=120.0, type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
     help="Longest silence of the target.  [120]",
 )  # fmt: skip
-_ram = click.option("--ram", callback=_n_bytes, metavar="BYTES", help="RAM of your chip, as 64K.  [the target's]")
+_ram = click.option(
+    "--ram",
+    callback=_n_bytes,
+    metavar="BYTES",
+    help="RAM of your chip, as 64K; where it is too little, values are computed again.  [the target's or folder's]",
+)
 
 
 def _out(help_: str, *, required: bool = True) -> Decorator:
     return click.option("-o", "--output", type=_path, required=required, help=help_)
 
 
-def _compile(console: Console, path: Path, recipe: RecipeFlags, target: str | None) -> api.Compiled:
+def _compile(
+    console: Console, path: Path, recipe: RecipeFlags, target: str | None, ram: int | None = None, must_fit: bool = True
+) -> api.Compiled:
     """From an ONNX file, or again from what a folder of ours was made from; notes the model's hash."""
     started = time.monotonic()
     if (path / MARKER).is_file():
@@ -189,12 +196,13 @@ def _compile(console: Console, path: Path, recipe: RecipeFlags, target: str | No
         if not tuning.is_empty and not (like and machine == origins.target):
             console.note(f"{path}: its tuning is not used, it was measured for another recipe or target")
             tuning = Tuning()
-        compiled = api.compile_model(origins.model, wanted, machine, tuning)
+        budget = ram or (origins.ram_bytes if machine == origins.target else 0)
+        compiled = api.compile_model(origins.model, wanted, machine, tuning, budget, must_fit)
         console.facts["model_sha256"] = str(note.get("model_sha256", ""))
     else:
         wanted, machine = recipe.over(Recipe()), target or DEFAULT.name
         tuning = autotune.tuning_for(path, wanted, machine, console.note)
-        compiled = api.compile_model(path, wanted, machine, tuning)
+        compiled = api.compile_model(path, wanted, machine, tuning, ram or 0, must_fit)
         console.facts["model_sha256"] = sha256(path)
     took = time.monotonic() - started
     console.log(f"{path}: {compiled.recipe} for {compiled.target.name}, compiled in {took:.1f} s")
@@ -239,10 +247,9 @@ def check(console: Console, model: Path, recipe: RecipeFlags) -> None:
 @recipe_options
 def plan(console: Console, model: Path, target: str | None, ram: int | None, recipe: RecipeFlags) -> None:
     """Show in which order MODEL runs and where its tensors lie."""
-    compiled = _compile(console, model, recipe, target)
-    compiled = api.with_ram(compiled, ram) if ram else compiled
+    compiled = _compile(console, model, recipe, target, ram, must_fit=False)
     console.answer(results.planned(compiled), render.plan)
-    api.require_fit(compiled.plan, compiled.target)
+    api.require_fit(compiled)
 
 
 @verb
@@ -255,14 +262,14 @@ def build(
     console: Console, model: Path, target: str | None, ram: int | None, output: Path, recipe: RecipeFlags
 ) -> None:
     """Write a C project that trains MODEL, and compile it."""
-    compiled = _compile(console, model, recipe, target)
-    compiled = api.with_ram(compiled, ram) if ram else compiled
+    compiled = _compile(console, model, recipe, target, ram)
     console.answer(results.built(compiled, str(output), api.build(compiled, output)), render.built)
 
 
 @verb
 @_model
 @_target
+@_ram
 @_on_any
 @_data
 @_steps
@@ -271,13 +278,13 @@ def build(
 @_timeout
 @recipe_options
 def run(
-    console: Console, model: Path, target: str | None, on: str | None, data: Path, steps: int, output: Path | None,
-    goes_on: bool, timeout: float, recipe: RecipeFlags,
+    console: Console, model: Path, target: str | None, ram: int | None, on: str | None, data: Path, steps: int,
+    output: Path | None, goes_on: bool, timeout: float, recipe: RecipeFlags,
 ) -> None:  # fmt: skip
     """Train MODEL, printing each step's loss as it comes."""
     if goes_on:
         _require_no_recipe(model, recipe)
-    compiled = _compile(console, model, recipe, target)
+    compiled = _compile(console, model, recipe, target, ram)
     weights = api.load_weights(model, compiled) if goes_on else None
     if output:
         api.require_writable(output)
@@ -301,17 +308,18 @@ _SAVED_ANYWAY = ("target", "on", "loss")
 @verb
 @_model
 @_target
+@_ram
 @_on
 @_data
 @_steps
 @_timeout
 @recipe_options
 def verify(
-    console: Console, model: Path, target: str | None, on: str | None, data: Path, steps: int, timeout: float,
-    recipe: RecipeFlags,
+    console: Console, model: Path, target: str | None, ram: int | None, on: str | None, data: Path, steps: int,
+    timeout: float, recipe: RecipeFlags,
 ) -> None:  # fmt: skip
     """Compare every tensor of every step with NumPy, in bits."""
-    compiled = _compile(console, model, recipe, target)
+    compiled = _compile(console, model, recipe, target, ram)
     with console.progress(steps) as advance:
         verdict = api.verify(compiled, data, steps, on or "", advance, timeout)
     result = results.verified(compiled, machine_for(compiled.target, on or "").simulator, verdict)
@@ -324,18 +332,26 @@ def verify(
 @verb
 @_model
 @_target
+@_ram
 @click.option("--on", default=api.NUMPY, type=click.Choice([api.NUMPY, *_SIMULATORS]), help="Where it runs.  [numpy]")
 @_data
 @_timeout
 @recipe_options
 def eval_(
-    console: Console, model: Path, target: str | None, on: str, data: Path, timeout: float, recipe: RecipeFlags
+    console: Console,
+    model: Path,
+    target: str | None,
+    ram: int | None,
+    on: str,
+    data: Path,
+    timeout: float,
+    recipe: RecipeFlags,
 ) -> None:
     """Tell how well MODEL, or what a run made of it, does on data."""
     trained = (model / MARKER).is_file()
     if trained:
         _require_no_recipe(model, recipe)
-    compiled = _compile(console, model, recipe, target)
+    compiled = _compile(console, model, recipe, target, ram)
     weights = api.load_weights(model, compiled) if trained else None
     with console.counting("sample") as advance:
         result = api.evaluate(compiled, data, weights, on, timeout, advance)
@@ -388,10 +404,11 @@ def tune(
 @_model
 @click.option("--stage", required=True, type=click.Choice(list(results.STAGES)), help="How far down.")
 @_target
+@_ram
 @recipe_options
-def dump(console: Console, model: Path, stage: str, target: str | None, recipe: RecipeFlags) -> None:
+def dump(console: Console, model: Path, stage: str, target: str | None, ram: int | None, recipe: RecipeFlags) -> None:
     """Print any stage of MODEL on its way to C, as text."""
-    text = results.STAGES[stage](_compile(console, model, recipe, target))
+    text = results.STAGES[stage](_compile(console, model, recipe, target, ram))
     console.answer({"stage": stage, "text": text}, lambda result: str(result["text"]).rstrip("\n"))
 
 

@@ -30,12 +30,13 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Origins:
-    """What a project or a run was made from, as its odl.json says."""
+    """What a project or a run was made from, as its odl.json says. `ram_bytes` is the budget, 0 if none was given."""
 
     recipe: Recipe
     target: str
     model: Path
     tuning: Tuning
+    ram_bytes: int = 0
 
 
 def write_project(folder: Path, title: str, program: Program, training: Training, target: Target) -> None:
@@ -50,13 +51,19 @@ def write_project(folder: Path, title: str, program: Program, training: Training
 
 
 def note_origins(
-    folder: Path, model: Model, recipe: Recipe, target: str, tuning: Tuning | None = None, **more: Any
+    folder: Path,
+    model: Model,
+    recipe: Recipe,
+    target: str,
+    tuning: Tuning | None = None,
+    ram_bytes: int = 0,
+    **more: Any,
 ) -> None:
-    """Write a copy of the model, and odl.json: versions, the model's hash, the recipe, and `more`."""
+    """Write a copy of the model, and odl.json: versions, the model's hash, the recipe, the budget, and `more`."""
     write_model(model.proto, folder / MODEL)
     note = {
         "schema_version": SCHEMA, "odl_version": VERSION, "model_sha256": sha256(model.path), "target": target,
-        "recipe": asdict(recipe), "tuning": (tuning or Tuning()).as_json(), **more,
+        "recipe": asdict(recipe), "tuning": (tuning or Tuning()).as_json(), "ram_bytes": ram_bytes, **more,
     }  # fmt: skip
     (folder / MARKER).write_text(json_text.dumps(note) + "\n")
 
@@ -68,7 +75,7 @@ def read_origins(folder: Path) -> tuple[Origins, dict[str, Any]]:
         fields = note["recipe"]
         recipe = Recipe(**{**fields, "trainable": tuple(fields["trainable"])})
         tuning = tuning_from_json(note.get("tuning", {}), {})
-        return Origins(recipe, note["target"], folder / MODEL, tuning), note
+        return Origins(recipe, note["target"], folder / MODEL, tuning, int(note.get("ram_bytes", 0))), note
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError("not-a-project", str(folder), f"holds no usable {MARKER}: {error}") from error
 

@@ -127,7 +127,12 @@ def plan(result: Result) -> str:
         ("RAM", f"{ram['needed']:,} bytes with {result['stack_bytes']:,} of stack, of {ram['available']:,}: "
                 f"{'fits' if ram['fits'] else 'does not fit'}"),
     )  # fmt: skip
-    return _paragraphs(facts, _saved(result["savings"]), *(_order(entry, size, kept) for entry in result["entries"]))
+    return _paragraphs(
+        facts,
+        _saved(result["savings"]),
+        _recomputed(result),
+        *(_order(entry, size, kept) for entry in result["entries"]),
+    )
 
 
 def _saved(savings: Result | None) -> str:
@@ -144,6 +149,23 @@ def _saved(savings: Result | None) -> str:
         share = 100 * (1 - chosen / everything) if everything else 0
         rows.append((word, everything, chosen, everything - chosen, f"{share:.1f} %"))
     return "what is saved, in a flat memory\n" + table(("", "everything", "this recipe", "saved", ""), rows)
+
+
+def _recomputed(result: Result) -> str:
+    """What is computed again so that it fits."""
+    saving, size = result["saving"], result["arena_bytes"]["arena"]
+    if not saving:
+        return ""
+    whole = saving["kept_arena_bytes"]
+    lines = [f"computed again: the arena has {whole - size:,} bytes less than the {whole:,} with everything kept"]
+    for entry in saving["entries"]:
+        more, macs, times = entry["extra_macs"], entry["macs"], entry["recomputed"]
+        if times:
+            values = ", ".join(value + (f" ({n} times)" if n > 1 else "") for value, n in times.items())
+            lines.append(
+                f"{entry['entry']}: {more:,} MACs more, {100 * more / max(macs, 1):.1f} % of {macs:,}: {values}"
+            )
+    return "\n".join(lines)
 
 
 def _local(result: Result) -> str:

@@ -5,6 +5,7 @@ Sizes are in bytes, shapes lists of int. A shape is ONNX's; `storage` is how the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -109,6 +110,7 @@ def planned(compiled: Compiled) -> Result:
         "flash_bytes": {"constants": spaces[FLASH], "initial_weights": sum(stored)},
         "input_bytes": {name: spaces[name] for name in compiled.program.inputs},
         "stack_bytes": target.stack_bytes,
+        "saving": _saving(compiled),
         "ram": {"needed": needed, "available": target.ram_bytes, "fits": needed <= target.ram_bytes},
         "l1": {"needed": spaces.get(LOCAL, 0), "available": target.l1_bytes} if target.l1_bytes else None,
         "savings": _savings(compiled),
@@ -124,6 +126,21 @@ def _savings(compiled: Compiled) -> Result | None:
 
 def _costs(costs: Costs) -> Result:
     return {"ram_bytes": costs.ram_bytes, **asdict(costs)}
+
+
+def _saving(compiled: Compiled) -> Result | None:
+    """What a budget costs: the arena with everything kept, and for each entry what is multiplied and computed again."""
+    saving = compiled.saving
+    if saving is None:
+        return None
+    return {
+        "kept_arena_bytes": saving.kept_bytes,
+        "entries": [
+            {"entry": name, "extra_macs": macs, "macs": compiled.training.graphs[name].macs(),
+             "recomputed": dict(Counter(saving.recomputed[name]))}
+            for name, macs in saving.macs.items()
+        ],
+    }  # fmt: skip
 
 
 def arena(compiled: Compiled) -> Result:

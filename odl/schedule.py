@@ -37,6 +37,16 @@ def schedule(graph: Graph) -> Graph:
     return _ordered(graph, min(orders, key=lambda order: _peak(graph, order)))
 
 
+def listed(graph: Graph) -> Graph:
+    """The graph in its own order as far as the rules let it, but for nodes that take no memory: as soon as they may."""
+    return _ordered(graph, _listed(_Work(graph), greedy=False))
+
+
+def floor(graph: Graph) -> int:
+    """What the largest node needs by itself: no order has a lower peak."""
+    return _Search(_Work(graph)).floor()
+
+
 def _ordered(graph: Graph, order: Sequence[int]) -> Graph:
     return replace(graph, nodes=tuple(graph.nodes[at] for at in order))
 

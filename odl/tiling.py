@@ -133,6 +133,16 @@ def storage(graph: Graph) -> dict[str, str]:
     return found
 
 
+def _movers_for(node: Node, movers: Sequence[Node]) -> list[Node]:
+    """Those of the nodes that make, at once or for each other, what a node reads."""
+    wanted, found = set(node.inputs), list[Node]()
+    for mover in reversed(movers):
+        if wanted.intersection(mover.outputs):
+            found.insert(0, mover)
+            wanted.update(mover.inputs)
+    return found
+
+
 @dataclass(frozen=True)
 class _Room:
     """What tiles may take: bytes, with the next tile's among them if `ahead`, and fewer channels than the quantum."""
@@ -161,9 +171,10 @@ class _Tiling:
             if self._moves_for_next(at):
                 movers.append(node)
                 continue
-            chain = self._chain(node, {each.outputs[0]: each for each in movers}, self.nodes[at + 1 :])
+            mine = _movers_for(node, movers)
+            chain = self._chain(node, {each.outputs[0]: each for each in mine}, self.nodes[at + 1 :])
             done.update(each.name for each in chain.nodes)
-            movers = []
+            movers = [each for each in movers if each not in mine]
             yield chain
 
     def _moves_for_next(self, at: int) -> bool:

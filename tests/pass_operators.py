@@ -14,11 +14,13 @@ from odl.fp16 import Accumulate
 from odl.graph import Builder, Operator, Persistent, Slice
 from odl.ops._goes import Summing
 from odl.ops._windows import Window
+from odl.ops.clip import NO_BOUND
 from odl.ops.conv2d import Conv2d
 from odl.ops.conv2d_phases import Conv2dPhases
 from odl.ops.dense import Dense
 from odl.ops.depthwise import DepthwiseWeightGradient
 from odl.ops.flip_transpose import FlipTaps, FlipTranspose
+from odl.ops.mask import BetweenMask, MaskedGradient, MaskedSlope, PositiveMask
 from odl.ops.pad import Pad
 from odl.ops.pair_pixels import PairPixels
 from odl.ops.paired_gradient import PairedGradient
@@ -89,6 +91,21 @@ OPERATORS: list[Case] = [
     (DepthwiseWeightGradient(Window((3, 3), (2, 2), NO_PADS), dtype=DType.F16), ((1, 5, 1, 4), (1, 11, 4, 4))),
 ]  # fmt: skip
 
+# Words of whole rows, of whole pixels, of everything, and of less than one; a tail of every kind.
+MASKED_SHAPES: list[Shape] = [(1, 3, 8, 4), (1, 2, 3, 64), (3, 2, 5, 7), (1, 5), (2, 33), (1, 16, 5, 32), (4, 96), (1,)]
+MASKS: list[tuple[Operator, Operator]] = [
+    (PositiveMask(), MaskedGradient()), (BetweenMask(-0.5, 6.0), MaskedGradient()), (PositiveMask(), MaskedSlope(0.01)),
+    (BetweenMask(0.0, NO_BOUND), MaskedSlope(-2.0)),
+]  # fmt: skip
+
+
+def mask_cases(rng: np.random.Generator) -> Iterator[tuple[Operator, Operator, Array, Array]]:
+    """Each way to make a mask and to read it, with y and dy: every number, then some shapes."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    for maker, reader in MASKS:
+        yield maker, reader, every, np.flip(every)
+        yield from ((maker, reader, draw(rng, shape, 0.2), draw(rng, shape, 0.1)) for shape in MASKED_SHAPES)
+
 
 def append_all(build: Builder, accumulate: Accumulate) -> None:
     """Each operator with that accumulator as a node, and the goes of each that can be cut; operands are held."""
@@ -106,6 +123,9 @@ def append_all(build: Builder, accumulate: Accumulate) -> None:
         sums: list[str] = []
         for go, near in in_goes(op, inputs, 3):
             sums = [build.add(go, [*map(hold, near), *sums], "sums")]
+    for number, (maker, reader, y, dy) in enumerate(mask_cases(rng)):
+        build.layer = f"mask{number}"
+        build.add(reader, (build.add(maker, (hold(fp16.canonical(y)),)), hold(fp16.canonical(dy))))
 
 
 def works(accumulate: Accumulate) -> Iterator[Work]:
@@ -122,6 +142,9 @@ def works(accumulate: Accumulate) -> Iterator[Work]:
                 yield work
                 sums = work.expected()
     yield from _products(accumulate, rng)
+    for maker, reader, y, dy in mask_cases(rng):
+        yield Work(maker, (y,))
+        yield Work(reader, (*maker.evaluate([y]), dy))
 
 
 def _with(op: Operator, accumulate: Accumulate) -> Operator:

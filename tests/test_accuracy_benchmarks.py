@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 from benchmarks.accuracy import task as tasks
-from benchmarks.accuracy.jobs import FLOAT32, HALF, Job, Jobs, Result
+from benchmarks.accuracy.jobs import FLOAT32, HALF, Job, Jobs, Result, run
 from benchmarks.accuracy.task import Case, Task, write_split
 from benchmarks.accuracy.variants import VARIANTS, Plan, Variant, arena, plans, weighted_layers, with_period
 from benchmarks.models import ROOT
@@ -114,6 +114,11 @@ def test_the_speakers_recordings_are_divided(real: Path, tmp_path: Path, monkeyp
     assert len(own) == len(y) / len(speakers.SPEAKERS)
 
 
+def test_fewer_samples_are_spread_over_all() -> None:
+    assert tasks.judged_by(5, None).tolist() == tasks.judged_by(5, 9).tolist() == [0, 1, 2, 3, 4]
+    assert tasks.judged_by(380, 4).tolist() == [0, 95, 190, 285]
+
+
 @pytest.mark.parametrize("key", tasks.tasks())
 def test_tasks_make_sense(key: str) -> None:
     task = tasks.tasks()[key]
@@ -183,6 +188,28 @@ def test_learning_rates() -> None:
     for update, wanted in ((4, 0.1), (9, 0.06), (14, 0.02), (99, 0.02)):
         assert math.isclose(float32.rate(cosine, update), wanted)
     assert float32.rate({**words, "lr_schedule": "constant"}, 50) == 0.1
+
+
+def test_what_is_kept_of_the_losses(case: Case) -> None:
+    """The same samples' in both engines, though one tells a loss for each sample and the other for each update."""
+    changes = {"lr": 1e-12, "batch": BATCH}
+    ours, theirs = (run(Job(engine, case, changes, N_SAMPLES)) for engine in (HALF, FLOAT32))
+    for edge in ("first_loss", "last_loss"):
+        assert math.isclose(ours[edge], theirs[edge], rel_tol=0.01)
+    assert "losses" not in ours
+
+
+def test_both_engines_are_judged_by_the_same_samples(case: Case) -> None:
+    """Of a test set whose labels tell which eight those are."""
+    with np.load(case.test) as arrays:
+        x = arrays["x"]
+    network = TorchGraph(onnx.load(case.model))
+    answers = network.logits(torch.from_numpy(x.astype(np.float32))).argmax(1).numpy()
+    asked = np.isin(np.arange(N_TEST), tasks.judged_by(N_TEST, 8))
+    np.savez(case.test, x=x, y=np.where(asked, answers, (answers + 1) % 3))
+    for engine in (half, float32):
+        assert engine.run(case, {}, 0, 8)["accuracy"] == 1
+        assert engine.run(case, {}, 0, None)["accuracy"] == 8 / N_TEST
 
 
 # --- variants ---------------------------------------------------------------------------------------------------------

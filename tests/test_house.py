@@ -19,7 +19,7 @@ FLOORS = (
     ("ops",),
     ("model_file", "folding", "frontend", "export", "interpreter"),
     ("recipe", "autodiff", "trainable", "updates", "replay", "training", "passes", "data"),
-    ("memory", "schedule", "memory_check", "tuning", "tiling", "residency"),
+    ("memory", "schedule", "memory_check", "tuning", "tiling", "residency", "lighten", "budget"),
     ("program", "lower", "lower_tiles", "micro_assembly", "microkernels", "microkernels_depthwise"),
     ("executor", "rehearsal", "codegen"),
     ("wire", "targets", "toolchain", "compare", "project"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pass_operators import MOVERS, OPERATORS, draw, slices
+from pass_operators import MASKED_SHAPES, MASKS, MOVERS, OPERATORS, draw, slices
 from team import Work
 from tiles import checked_axes
 from whole_program import whole_program
@@ -22,13 +22,18 @@ from odl.graph import Operator
 from odl.lower import lower
 from odl.memory import plan
 from odl.ops._goes import Summing
+from odl.ops.clip import ClipGradient
 from odl.ops.conv2d_phases import Conv2dPhases
 from odl.ops.depthwise import DepthwiseSumsBegin, DepthwiseSumsContinue, DepthwiseSumsEnd, DepthwiseWeightGradient
 from odl.ops.flip_transpose import FlipTaps, FlipTranspose
+from odl.ops.leaky_relu import LeakyReluGradient
+from odl.ops.mask import BetweenMask, MaskedGradient, MaskedSlope, PositiveMask
 from odl.ops.pad import Pad
 from odl.ops.pair_pixels import PairPixels
 from odl.ops.paired_gradient import PairedGradient, PairedSumsBegin, PairedSumsContinue, PairedSumsEnd
+from odl.ops.relu import ReluGradient
 from odl.passes.for_cluster import prepare
+from odl.passes.mask_signs import masked
 from odl.program import Program
 from odl.project import write_project
 from odl.schedule import schedule
@@ -59,6 +64,40 @@ def test_tiles_are_slices(op: Operator, shapes: tuple[Shape, ...]) -> None:
         assert cut_axes == {1, 3}
     if isinstance(op, PairPixels):
         assert 1 not in cut_axes or (op.shifts, op.stride, op.pads) == (1, 1, (0, 0, 0, 0))
+
+
+def test_mask_says_what_the_value_would() -> None:
+    """Made and read by every number: the gradients are those that read the activation's output, in bits."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    dy = np.random.default_rng(5).permutation(every)
+    for gradient in (ReluGradient(), ClipGradient(0, 6), ClipGradient(), LeakyReluGradient(0.0), LeakyReluGradient(-3)):
+        maker, reader = masked(gradient)
+        (mask,) = maker.evaluate([every])
+        assert (mask.shape, mask.dtype) == ((2048,), np.int32)
+        expected, got = gradient.evaluate([every, dy]), reader.evaluate([mask, dy])
+        np.testing.assert_array_equal(fp16.bits(got[0]), fp16.bits(expected[0]), err_msg=str(gradient))
+
+
+def test_bits_of_a_mask_stand_where_its_docstring_says() -> None:
+    y = np.zeros(40, np.float16)
+    y[[0, 1, 2, 31, 32, 39]] = 1
+    (mask,) = PositiveMask().evaluate([y])
+    assert mask.view(np.uint32).tolist() == [1 << 0 | 1 << 16 | 1 << 1 | 1 << 31, 1 << 0 | 1 << 19]
+
+
+CUT_AXES = [{0, 1}, {0, 1, 2, 3}, set(), set(), set(), {0, 1, 2, 3}, {0, 1}, {0}]
+
+
+@pytest.mark.parametrize(("shape", "axes"), list(zip(MASKED_SHAPES, CUT_AXES, strict=True)), ids=str)
+def test_masks_are_cut_into_whole_words(shape: Shape, axes: set[int]) -> None:
+    rng = np.random.default_rng(3)
+    y, dy = draw(rng, shape, 0.1), draw(rng, shape, 0.1)
+    for maker, reader in MASKS:
+        (mask,) = maker.evaluate([y])
+        # Where pixels are no whole words, the last axis of the mask is words of a row: y has no axis for them.
+        has_words = len(mask.shape) == len(shape)
+        assert checked_axes(Work(maker, (y,))) == (axes if has_words else set(range(len(mask.shape) - 1)))
+        assert checked_axes(Work(reader, (mask, dy))) == axes
 
 
 GRADIENTS = [(op, shapes) for op, shapes in OPERATORS if isinstance(op, Summing)]
@@ -108,6 +147,7 @@ def test_bits_are_equal_on_target(name: str, accumulate: Accumulate, tmp_path: P
     target, folder = find_target(name), tmp_path / "project"
     program, training, data = prepared_program(accumulate)
     moved = {Pad, FlipTranspose, FlipTaps, PairPixels, Conv2dPhases, PairedGradient, DepthwiseWeightGradient}
+    moved |= {BetweenMask, MaskedGradient, MaskedSlope, PositiveMask}
     sums = {PairedSumsBegin, PairedSumsContinue, DepthwiseSumsBegin, DepthwiseSumsContinue}
     sums |= {PairedSumsEnd, DepthwiseSumsEnd} if accumulate is Accumulate.FP16 else set()
     assert {type(call.op) for _, _, call in program.calls()} >= moved | sums

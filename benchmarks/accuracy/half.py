@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.accuracy.task import Array, Case, Changes
+from benchmarks.accuracy.task import Array, Case, Changes, judged_by
 from benchmarks.accuracy.variants import arena, persistent
 from odl import Compiled, Recipe, compile_model
 from odl.api import infer
@@ -14,11 +14,12 @@ from odl.program import Call
 
 
 def run(case: Case, changes: Changes, steps: int, n_test: int | None) -> dict[str, Any]:
-    """Train for `steps` samples; the accuracy on the first `n_test` test samples, the loss of each sample, and RAM."""
+    """Train for `steps` samples; the accuracy on `n_test` test samples, the loss of each sample, and RAM."""
     compiled = compile_model(case.model, Recipe(**changes))
     losses, weights = train(compiled, load_data(case.train, compiled.training).steps(steps, compiled.recipe.seed))
     test = load_data(case.test, compiled.training)
-    judged = Data(test.samples[:n_test], test.targets[:n_test])
+    rows = judged_by(len(test), n_test)
+    judged = Data(test.samples[rows], test.targets[rows])
     hits = infer(compiled, judged, weights).argmax(axis=-1).ravel() == judged.targets.ravel()
     ram = {"arena_bytes": arena(compiled), "persistent_bytes": persistent(compiled)}
     return {"accuracy": float(hits.mean()), "losses": losses, **ram}

@@ -20,7 +20,7 @@ Result = dict[str, Any]
 
 HALF, FLOAT32 = "half", "float32"
 WORKERS = 2
-_FIRST_AND_LAST = 0.1  # of the losses, whose means are kept
+_EDGE = 10  # of so many parts of a training, the mean losses of the first and of the last are kept
 
 # The sources and packages that decide an engine's numbers.
 _SOURCES = {HALF: ("odl/**/*.py", "benchmarks/accuracy/half.py"),
@@ -47,14 +47,15 @@ class Job:
 
 
 def run(job: Job) -> Result:
-    """Train and judge; the mean loss of the first and of the last tenth, and the seconds it took."""
+    """Train and judge; the mean loss of the first and of the last tenth of all updates, and the seconds it took."""
     from benchmarks.accuracy import float32, half  # PyTorch takes seconds to load
 
     began = time.perf_counter()
     found = {HALF: half.run, FLOAT32: float32.run}[job.engine](job.case, job.changes, job.steps, job.n_test)
     losses = found.pop("losses")
     if losses:
-        n = max(1, int(len(losses) * _FIRST_AND_LAST))
+        updates = job.steps // job.changes.get("batch", 1)
+        n = max(1, updates // _EDGE) * (len(losses) // updates)
         found |= {"first_loss": sum(losses[:n]) / n, "last_loss": sum(losses[-n:]) / n}
     return {**found, "seconds": round(time.perf_counter() - began, 1)}
 

@@ -91,6 +91,12 @@ def digest(*parts: object) -> str:
     return hashlib.sha256("\n".join(said).encode()).hexdigest()
 
 
+def judged_by(n_samples: int, n_test: int | None) -> Array:
+    """Which `n_test` samples of a test set are asked, evenly spread since it may be sorted; None is all."""
+    n = n_samples if n_test is None else min(n_test, n_samples)
+    return np.arange(n) * n_samples // n
+
+
 def write_split(folder: Path, x: Array, y: Array, learned: Array) -> None:
     """train.npz from the samples that the mask `learned` (N,) marks, test.npz from all others."""
     np.savez(folder / "train.npz", x=x[learned], y=y[learned])

@@ -107,6 +107,20 @@ static inline odl_half2 odl_choose_positive2(odl_half2 x, odl_half2 yes, odl_hal
     return no ^ ((yes ^ no) & mask);
 }
 
+/* 1 in the lowest bit of each half of a word whose lane is greater than 0. */
+static inline uint32_t odl_flags_positive2(odl_half2 x)
+{
+    const uint32_t less_one = ODL_INSN2(0x57, 0, 0x00, x, 0xffffffffu); /* pv.add.h */
+    return ODL_INSN2(0x57, 0, 0x1a, 0x7c007c00u, less_one) & 0x00010001u; /* pv.cmpgtu.h */
+}
+
+/* yes where the lowest bit of that half of `flags` is 1, else no. */
+static inline odl_half2 odl_choose_flagged2(uint32_t flags, odl_half2 yes, odl_half2 no)
+{
+    const uint32_t mask = (flags & 0x00010001u) * 0xffffu;
+    return no ^ ((yes ^ no) & mask);
+}
+
 /* The lanes lo of a and b; their lanes hi; a's hi and b's lo. */
 static inline odl_half2 odl_los2(odl_half2 a, odl_half2 b)
 {
@@ -254,6 +268,18 @@ static inline odl_half2 odl_fma2(odl_half2 a, odl_half2 b, odl_half2 c)
 static inline odl_half2 odl_choose_positive2(odl_half2 x, odl_half2 yes, odl_half2 no)
 {
     return (odl_half2){odl_is_positive(x.lo) ? yes.lo : no.lo, odl_is_positive(x.hi) ? yes.hi : no.hi};
+}
+
+/* 1 in the lowest bit of each half of a word whose lane is greater than 0. */
+static inline uint32_t odl_flags_positive2(odl_half2 x)
+{
+    return (odl_is_positive(x.lo) ? 1u : 0u) | (odl_is_positive(x.hi) ? 1u << 16 : 0u);
+}
+
+/* yes where the lowest bit of that half of `flags` is 1, else no. */
+static inline odl_half2 odl_choose_flagged2(uint32_t flags, odl_half2 yes, odl_half2 no)
+{
+    return (odl_half2){(flags & 1u) != 0 ? yes.lo : no.lo, (flags >> 16 & 1u) != 0 ? yes.hi : no.hi};
 }
 
 /* x > 0 ? x : +0 */

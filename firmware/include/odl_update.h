@@ -92,6 +92,21 @@ ODL_INLINE odl_half odl_round_stochastic(float x, uint32_t chance)
     return odl_round(odl_from_bits32(odl_bits32(rounded) | (odl_bits32(x) & sign)));
 }
 
+/* The same of two neighbours, an even element and the next, with their common draw. */
+ODL_INLINE odl_half2 odl_round_stochastic2(float lo, float hi, uint32_t draw)
+{
+    const uint32_t kept = 0xffffe000u;
+    const uint32_t twice_least_normal = 0x38800000u << 1;
+    const uint32_t chance_lo = draw & 0x1fffu;
+    const uint32_t chance_hi = (draw >> 16) & 0x1fffu;
+    const uint32_t x = odl_bits32(lo);
+    const uint32_t y = odl_bits32(hi);
+    if (__builtin_expect(x << 1 >= twice_least_normal && y << 1 >= twice_least_normal, 1)) {
+        return odl_round2(odl_from_bits32((x + chance_lo) & kept), odl_from_bits32((y + chance_hi) & kept));
+    }
+    return odl_pack2(odl_round_stochastic(lo, chance_lo), odl_round_stochastic(hi, chance_hi));
+}
+
 /* A weight after a step, and what lies beside it: a binary32 copy, or a binary16 rest of what was rounded away. */
 typedef struct {
     odl_half weight;
