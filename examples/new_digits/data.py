@@ -4,7 +4,8 @@ after the other.
     python -m examples.new_digits.data OUT_DIR
 
 writes `known.npz`, sixteen each of 0 to 5 by the nine writers of the base model, `digit6.npz` to `digit9.npz`, each
-64 by the same nine, and `eval.npz`, all digits by four others. Each holds `x` (N, 1, 8, 8) float16 in 0..1 and `y` (N,).
+64 by the same nine, and `eval.npz`, all digits by four others. Each holds `x` (N, 1, 8, 8) float16 in 0..1 and `y`
+(N,).
 """
 
 from __future__ import annotations
