@@ -11,7 +11,7 @@ from models import cnn, compiled, draw, mlp, model, node, save
 from test_many import check as check_many
 
 from odl import api
-from odl.api import compile_model, require_fit, verify, with_ram
+from odl.api import compile_model, verify
 from odl.compare import Reference
 from odl.data import load_data
 from odl.errors import FitError, UsageError
@@ -157,9 +157,8 @@ def test_what_is_below_stays_in_flash_and_what_is_kept_in_ram(tmp_path: Path) ->
 
 
 def test_a_memory_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    network = compiled(tmp_path, cnn(), replay_layer="relu", replay_slots=1000)
     with pytest.raises(FitError) as caught:
-        require_fit(network.plan, with_ram(network, 128 << 10).target)
+        compile_model(save(tmp_path, cnn()), Recipe(replay_layer="relu", replay_slots=1000), ram_bytes=128 << 10)
     assert caught.value.code == "does-not-fit"
 
 
