@@ -269,21 +269,24 @@ def train(
     on: str = "",
     progress: Progress = silent,
     timeout_s: float = 120.0,
+    weights: Mapping[str, Array] | None = None,
 ) -> Run:
     """Train on the target for `steps` samples, streaming the loss to `progress`.
 
-    `on` is a simulator, or "numpy": the executor, a mini-batch at once, with the same bits; it counts nothing.
+    `on` is a simulator, or "numpy": the executor, a mini-batch at once, with the same bits; it counts nothing. With
+    the `weights` of another run it goes on where that one ended, with the bits of one run over all samples.
     """
     samples = load_data(Path(data), compiled.training).steps(steps, compiled.recipe.seed)
     if on == NUMPY:
-        return _train_in_numpy(compiled, samples, progress)
+        return _train_in_numpy(compiled, samples, progress, weights or {})
     machine = machine_for(compiled.target, on)
 
     def listen(record: Record) -> None:
         if isinstance(record, Loss):
             progress(record.step, float(record.value))
 
-    job = Job(model_id(compiled.program), samples.samples, samples.targets, weights=True)
+    initial = _initial(compiled, weights) if weights else ()
+    job = Job(model_id(compiled.program), samples.samples, samples.targets, weights=True, initial=initial)
     if machine.counter == "cycles":
         log = _run(compiled, on, job, timeout_s, listen)
         n_profiled = min(steps, compiled.recipe.batch)
@@ -291,24 +294,25 @@ def train(
         profiled = _run(compiled, on, head, timeout_s)
     else:
         log = profiled = _run(compiled, on, replace(job, profile=bool(machine.counter)), timeout_s, listen)
-    weights = _weights(compiled, log)
+    trained = _weights(compiled, log)
     losses = tuple(float(loss) for loss in log.losses)
     counted = profiled.profile, profiled.counters, log.counts
-    return Run(compiled, machine.simulator, losses, weights, *counted, log.stack_bytes)
+    return Run(compiled, machine.simulator, losses, trained, *counted, log.stack_bytes)
 
 
-def _train_in_numpy(compiled: Compiled, samples: Data, progress: Progress) -> Run:
+def _train_in_numpy(compiled: Compiled, samples: Data, progress: Progress, weights: Mapping[str, Array]) -> Run:
     lanes = min(MOST_LANES, compiled.recipe.batch)
     reference = Reference(compiled.program, compiled.training, lanes)
+    reference.load(weights)
     losses: list[float] = []
     for start in range(0, len(samples), lanes):
         part = Data(samples.samples[start : start + lanes], samples.targets[start : start + lanes])
         for loss in reference.steps(part):
             progress(len(losses), float(loss))
             losses.append(float(loss))
-    weights = {name: reference.executor.persistent(name) for name in _arena_names(compiled)}
+    trained = {name: reference.executor.persistent(name) for name in _arena_names(compiled)}
     nothing = np.zeros(0, np.uint32)
-    return Run(compiled, NUMPY, tuple(losses), weights, nothing, (), nothing, 0)
+    return Run(compiled, NUMPY, tuple(losses), trained, nothing, (), nothing, 0)
 
 
 def infer(
@@ -325,8 +329,7 @@ def infer(
     """
     if on == NUMPY:
         reference, outputs = Reference(compiled.program, compiled.training, MOST_LANES), list[Array]()
-        for name, value in (weights or {}).items():
-            reference.executor.load(name, value)
+        reference.load(weights or {})
         for start in range(0, len(data), MOST_LANES):
             found = reference.infer(data.samples[start : start + MOST_LANES])
             outputs.append(found.reshape(len(found), -1))

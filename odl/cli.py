@@ -211,6 +211,11 @@ def _compile(
     return compiled
 
 
+def _require_no_recipe(run_folder: Path, recipe: RecipeFlags) -> None:
+    if recipe.given:
+        raise UsageError("recipe-fixed", str(run_folder), "a run has its own recipe", "leave out -r and its flags")
+
+
 # --- verbs ------------------------------------------------------------------------------------------------------------
 
 
@@ -271,14 +276,18 @@ def build(
 @_data
 @_steps
 @_out("Folder for the trained weights and the figures.", required=False)
+@click.option("--continue", "goes_on", is_flag=True, help="MODEL is a run: go on where it ended, not from its start.")
 @_timeout
 @recipe_options
 def run(
     console: Console, model: Path, target: str | None, ram: int | None, on: str | None, data: Path, steps: int,
-    output: Path | None, timeout: float, recipe: RecipeFlags,
+    output: Path | None, goes_on: bool, timeout: float, recipe: RecipeFlags,
 ) -> None:  # fmt: skip
     """Train MODEL, printing each step's loss as it comes."""
+    if goes_on:
+        _require_no_recipe(model, recipe)
     compiled = _compile(console, model, recipe, target, ram)
+    weights = api.load_weights(model, compiled) if goes_on else None
     if output:
         api.require_writable(output)
     with console.progress(steps, streams=True) as advance:
@@ -287,7 +296,7 @@ def run(
             console.stream(f"{step} {render.loss_text(loss)}")
             advance(step, loss)
 
-        trained = api.train(compiled, data, steps, on or "", listen, timeout)
+        trained = api.train(compiled, data, steps, on or "", listen, timeout, weights)
     result = results.ran(trained)
     if output:
         api.save_run(trained, output, **console.facts, **{k: v for k, v in result.items() if k not in _SAVED_ANYWAY})
@@ -342,8 +351,8 @@ def eval_(
 ) -> None:
     """Tell how well MODEL, or what a run made of it, does on data."""
     trained = (model / MARKER).is_file()
-    if trained and recipe.given:
-        raise UsageError("recipe-fixed", str(model), "a run has its own recipe", "leave out -r and its flags")
+    if trained:
+        _require_no_recipe(model, recipe)
     compiled = _compile(console, model, recipe, target, ram)
     weights = api.load_weights(model, compiled) if trained else None
     with console.counting("sample") as advance:

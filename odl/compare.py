@@ -53,6 +53,7 @@ class Verdict:
     first_difference: Difference | None
 
 
+F32 = np.float32
 Progress = Callable[[int, float], None]
 
 
@@ -71,6 +72,13 @@ class Reference:
         self.executor = Executor(program, min(lanes, room))
         self.training = training
         self.seen = 0
+
+    def load(self, tensors: Mapping[str, Array]) -> None:
+        """Go on from the persistent tensors that a run left behind, by name."""
+        for name, value in tensors.items():
+            self.executor.load(name, value)
+        if self.training.counter:
+            self.seen = int(self.executor.persistent(self.training.counter)[0])
 
     def step(self, sample: Array, target: Array, observe: Observer | None) -> np.float32:
         """One training step; returns the loss. With latent replay, the steps on old latents before it belong to it."""
@@ -94,18 +102,42 @@ class Reference:
 
     def steps(self, data: Data) -> Array:
         """A training step for each of `data`, with the bits of `step`, all of a mini-batch at once; the losses (N,)."""
-        if self.training.replay:
-            return np.array([self.step(sample, target, None) for sample, target in data], np.float32)
-        batch, start, losses = self.training.recipe.batch, 0, [np.zeros(0, np.float32)]
-        while start < len(data):
-            end = min(len(data), start + batch - self.seen % batch)
-            feeds = {self.training.sample: data.samples[start:end], self.training.target: data.targets[start:end]}
-            (found,) = self.executor.run_many(STEP, feeds)
+        training = self.training
+        if not training.replay:
+            return self._learn_many({training.sample: data.samples, training.target: data.targets})
+        latents, labels, is_new = self._mixed(data)
+        return self._learn_many({training.replay.latent: latents, training.target: labels})[is_new]
+
+    def _learn_many(self, feeds: Mapping[str, Array]) -> Array:
+        """The losses (N,)."""
+        n, batch, start, losses = len(feeds[self.training.target]), self.training.recipe.batch, 0, [np.zeros(0, F32)]
+        while start < n:
+            end = min(n, start + batch - self.seen % batch)
+            (found,) = self.executor.run_many(STEP, {name: array[start:end] for name, array in feeds.items()})
             losses.append(found[:, 0])
             self.seen += end - start
             self._end_batch(None)
             start = end
         return np.concatenate(losses)
+
+    def _mixed(self, data: Data) -> tuple[Array, Array, Array]:
+        """What latent replay trains on for `data`, in order: latents, their labels, and which of them are new. That
+        does not wait for the training: no weight below the layer changes, so no latent does."""
+        training, run, replay = self.training, self.executor.run, self.training.replay
+        assert replay
+        keep, found = self.executor.persistent, list[tuple[Array, Array, bool]]()
+        before = np.repeat(keep(replay.latent)[None], len(data), axis=0)
+        (latents,) = self.executor.run_many(ENCODE, {training.sample: data.samples, replay.latent: before})
+        for latent, target in zip(latents, data.targets, strict=True):
+            for _ in range(training.recipe.replay_ratio):
+                if keep(replay.count)[FILLED]:
+                    run(RECALL, {})
+                    found.append((keep(replay.latent), keep(replay.label), False))
+            self.executor.load(replay.latent, latent)
+            found.append((latent, target, True))
+            run(REMEMBER, {training.target: target})
+        stacked, labels, is_new = zip(*found, strict=True)
+        return np.stack(stacked), np.stack(labels), np.array(is_new)
 
     def infer(self, samples: Array) -> Array:
         """The outputs (N, ...) of samples (N, ...)."""

@@ -11,7 +11,7 @@ shared tensor, such as the sums of a mini-batch, is added sample by sample, in t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -98,7 +98,9 @@ class Executor:
     def run_many(self, entry: str, feeds: Mapping[str, Array]) -> tuple[Array, ...]:
         """Run an entry for samples (N, ...), with the results (N, ...) and the bits of one `run` after the other.
 
-        They run at once, as many as there are lanes, unless the entry reads what it changes (`order_matters`).
+        They run at once, as many as there are lanes, unless the entry reads what it changes (`order_matters`). Feeds
+        may name persistent tensors too: before a sample runs such a tensor gets its value, as by `load`, and it ends
+        with what the last sample left there.
         """
         lanes = 1 if order_matters(self.program, entry) else self.lanes
         found: list[tuple[Array, ...]] = []
@@ -110,6 +112,7 @@ class Executor:
                 continue
             self._n_samples, self._many = len(next(iter(part.values()))), set(feeds)
             found.append(self._run(entry, part, None))
+            self._keep_last(name for name in feeds if name not in self.program.inputs)
         return tuple(np.concatenate(each) for each in zip(*found, strict=True))
 
     def _run(self, entry: str, feeds: Mapping[str, Array], observe: Observer | None) -> tuple[Array, ...]:
@@ -117,7 +120,8 @@ class Executor:
         if self.program.has_team:
             self.memories[LOCAL].poison(0)
         for name, array in feeds.items():
-            self._write(Buffer(name, self.program.inputs[name], name, 0), array)
+            type_ = self.program.inputs.get(name)
+            self._write(Buffer(name, type_, name, 0) if type_ else self.program.resident(name).buffer, array)
         for statement in self.program.entries[entry]:
             if isinstance(statement, Call):
                 self._call(statement, observe)
@@ -125,6 +129,13 @@ class Executor:
                 self._transfers.do(statement)
         self._transfers.require_all_done()
         return tuple(self._read(buffer).copy() for buffer in self.program.results[entry])
+
+    def _keep_last(self, names: Iterable[str]) -> None:
+        """Of persistent tensors that each sample had for itself the last one's."""
+        last = {name: self._read(self.program.resident(name).buffer)[-1].copy() for name in names}
+        self._many = set()
+        for name, array in last.items():
+            self.load(name, array)
 
     def _call(self, call: Call, observe: Observer | None) -> None:
         if call.kernel is None:

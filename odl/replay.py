@@ -104,12 +104,12 @@ class Memory:
         return Replay(*(tensor.name for tensor in tensors))
 
     def encode(self, encoder: Graph) -> Graph:
-        """Sample -> the latent, kept until it has been trained on."""
+        """Sample -> the latent, which is kept until it has been trained on."""
         build = Builder(encoder)
         build.layer = ENCODE
         latent = build.hold(self.latent)
         kept = build.add(Keep(), (latent, encoder.outputs[0]), f"{latent}.new")
-        return build.graph(ENCODE, (), {latent: kept})
+        return build.graph(ENCODE, (kept,), {latent: kept})
 
     def read(self, step: Graph, value: str) -> Graph:
         """A step that reads the latent instead of its input `value`."""

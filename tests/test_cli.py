@@ -328,6 +328,21 @@ def test_eval_takes_no_recipe_for_a_run(trained: tuple[Path, Result], data: Path
     assert "recipe-fixed" in result.stderr
 
 
+def test_a_run_goes_on(model: Path, data: Path, trained: tuple[Path, Result], tmp_path: Path) -> None:
+    """From the weights of the first, by its recipe; without the word it starts anew."""
+    folder, first = trained
+    again = answer("run", folder, "--data", data, "--steps", 2)
+    assert again["loss"] == answer("run", model, "-t", "host", "--lr", 0.1, "--data", data, "--steps", 2)["loss"]
+    more = answer("run", folder, "--continue", "--data", data, "--steps", 2, "--output", tmp_path / "more")
+    assert more["loss"] != again["loss"]
+    compiled = api.open_folder(folder)
+    wanted = api.train(compiled, data, 2, weights=api.load_weights(folder, compiled))
+    assert more["loss"] == list(wanted.loss)
+    assert answer("run", model, "--continue", "--data", data, "--steps", 2, exit_code=ExitCode.USAGE)["error"]
+    fixed = odl("run", folder, "--continue", "--data", data, "--steps", 2, "--lr", 0.2)
+    assert "recipe-fixed" in fixed.stderr
+
+
 def other_shapes() -> bytes:
     file = io.BytesIO()
     np.savez(file, **{f"w{i}": np.zeros(1, np.float16) for i in range(4)})

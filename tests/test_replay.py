@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from models import cnn, compiled, draw, mlp, model, node, save
+from test_many import check as check_many
 
-from odl.api import compile_model, require_fit, verify, with_ram
+from odl import api
+from odl.api import compile_model, verify
 from odl.compare import Reference
+from odl.data import load_data
 from odl.errors import FitError, UsageError
 from odl.fp16 import bits, half
 from odl.graph import Role
@@ -154,9 +157,8 @@ def test_what_is_below_stays_in_flash_and_what_is_kept_in_ram(tmp_path: Path) ->
 
 
 def test_a_memory_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    network = compiled(tmp_path, cnn(), replay_layer="relu", replay_slots=1000)
     with pytest.raises(FitError) as caught:
-        require_fit(network.plan, with_ram(network, 128 << 10).target)
+        compile_model(save(tmp_path, cnn()), Recipe(replay_layer="relu", replay_slots=1000), ram_bytes=128 << 10)
     assert caught.value.code == "does-not-fit"
 
 
@@ -228,6 +230,39 @@ def test_bits_are_the_same_everywhere(tmp_path: Path, data: Path, recipe: dict[s
     network = compile_model(save(tmp_path, cnn()), Recipe(lr=0.02, **recipe), target)
     verdict = verify(network, data, 15, on)
     assert verdict.equal, verdict.first_difference
+
+
+@pytest.mark.parametrize("target", ["host", "pulp-open"])
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: f"{recipe['replay_layer']}-{len(recipe)}")
+def test_many_samples_at_once_have_the_bits_of_one_after_the_other(
+    tmp_path: Path, data: Path, recipe: dict[str, Any], target: str
+) -> None:
+    network = compile_model(save(tmp_path, cnn()), Recipe(lr=0.02, **recipe), target)
+    samples = load_data(data, network.training).steps(15, 0)
+    with np.errstate(all="ignore"):
+        check_many(network.program, network.training, samples, 4)
+
+
+@pytest.mark.parametrize("on", ["", "numpy"])
+def test_a_run_goes_on_with_what_another_left(tmp_path: Path, data: Path, on: str) -> None:
+    """In the middle of a batch, with a memory half full, on the device and in NumPy: as one run over all samples."""
+    recipe = {**RECIPES[1], "momentum": 0.9, "batch": 4, "replay_slots": 9}
+    network = compile_model(save(tmp_path, cnn()), Recipe(lr=0.02, **recipe), "host")
+    with np.load(data) as arrays:
+        order = np.random.default_rng(0).permutation(12)
+        np.savez(tmp_path / "whole.npz", x=arrays["x"][6:18], y=arrays["y"][6:18])
+        walk = {name: arrays[name][6:18][order] for name in ("x", "y")}
+    whole = api.train(network, tmp_path / "whole.npz", 12, on)
+    weights, losses = None, list[float]()
+    for part in (walk["x"][:5], walk["y"][:5]), (walk["x"][5:], walk["y"][5:]):
+        inverse = np.argsort(np.random.default_rng(0).permutation(len(part[1])))
+        np.savez(tmp_path / "part.npz", x=part[0][inverse], y=part[1][inverse])
+        run = api.train(network, tmp_path / "part.npz", len(part[1]), on, weights=weights)
+        weights, losses = run.weights, [*losses, *run.loss]
+    assert tuple(losses) == whole.loss
+    assert {name: value.tobytes() for name, value in run.weights.items()} == {
+        name: value.tobytes() for name, value in whole.weights.items()
+    }
 
 
 def test_a_wrong_draw_is_found_and_named(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,13 +19,16 @@ from benchmarks.models import ROOT
 Result = dict[str, Any]
 
 HALF, FLOAT32 = "half", "float32"
+CONTINUAL, INSTRUCTIONS, CYCLES = "continual", "instructions", "cycles"
 WORKERS = 2
 _EDGE = 10  # of so many parts of a training, the mean losses of the first and of the last are kept
 
 # The sources and packages that decide an engine's numbers.
+_ON_DEVICES = ("odl/**/*.py", "templates/**/*.j2", "firmware/**/*.[ch]", "benchmarks/accuracy/continual.py")
 _SOURCES = {HALF: ("odl/**/*.py", "benchmarks/accuracy/half.py"),
-            FLOAT32: ("benchmarks/accuracy/float32.py", "examples/torch_graph.py", "odl/data.py")}  # fmt: skip
-_PACKAGES = {HALF: (), FLOAT32: ("torch",)}
+            FLOAT32: ("benchmarks/accuracy/float32.py", "examples/torch_graph.py", "odl/data.py"),
+            **dict.fromkeys((CONTINUAL, INSTRUCTIONS, CYCLES), _ON_DEVICES)}  # fmt: skip
+_PACKAGES = {FLOAT32: ("torch",)}
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,19 @@ class Job:
     def key(self) -> str:
         """A hash of everything that decides the result."""
         sources = sorted(path for pattern in _SOURCES[self.engine] for path in ROOT.glob(pattern))
-        packages = [version(name) for name in _PACKAGES[self.engine]]
+        packages = [version(name) for name in _PACKAGES.get(self.engine, ())]
         said = [self.engine, dict(self.changes), self.steps, self.n_test, packages]
         return digest(*said, self.case.model, self.case.train, self.case.test, *sources)
 
 
 def run(job: Job) -> Result:
     """Train and judge; the mean loss of the first and of the last tenth of all updates, and the seconds it took."""
-    from benchmarks.accuracy import float32, half  # PyTorch takes seconds to load
+    from benchmarks.accuracy import continual, float32, half  # PyTorch takes seconds to load
 
     began = time.perf_counter()
-    found = {HALF: half.run, FLOAT32: float32.run}[job.engine](job.case, job.changes, job.steps, job.n_test)
+    do = {HALF: half.run, FLOAT32: float32.run, CONTINUAL: continual.run, INSTRUCTIONS: continual.instructions,
+          CYCLES: continual.cycles}[job.engine]  # fmt: skip
+    found = do(job.case, job.changes, job.steps, job.n_test)
     losses = found.pop("losses")
     if losses:
         updates = job.steps // job.changes.get("batch", 1)

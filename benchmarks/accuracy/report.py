@@ -41,8 +41,8 @@ def text(results: Result) -> str:
     return "\n\n".join(parts)
 
 
-def page(results: Result) -> str:
-    """docs/ACCURACY_BENCHMARKS.md."""
+def page(results: Result, more: str = "") -> str:
+    """docs/ACCURACY_BENCHMARKS.md; `more` are further sections."""
     seeds = ", ".join(map(str, results["seeds"]))
     parts = [_HEAD.format(seeds=seeds)]
     for task in results["tasks"]:
@@ -53,7 +53,7 @@ def page(results: Result) -> str:
         parts += [f"- {each['title']}: {_recipe(each['recipe'])}\n" for each in task["variants"]]
         parts.append("\n")
     made_on = "".join(f"- {what}: {is_}\n" for what, is_ in results["made_on"].items())
-    return f"{''.join(parts)}Measured with\n\n{made_on}"
+    return f"{''.join(parts)}{more}Measured with\n\n{made_on}"
 
 
 def _task_line(task: Result) -> str:

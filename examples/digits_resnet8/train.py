@@ -34,12 +34,12 @@ def _conv(net: Network, x: str, name: str, shape: Shape4, *, stride: int = 1) ->
     return net.batch_norm(net.conv(x, name, shape, stride=stride, pads=pads), f"{name}_bn", shape[0])
 
 
-def resnet8(seed: int = 0) -> onnx.ModelProto:
+def resnet8(channels: tuple[int, int, int] = CHANNELS, seed: int = 0) -> onnx.ModelProto:
     """Input `image` (1, 1, 8, 8), output `probabilities` (1, 10)."""
     net = Network("digits_resnet8", "image", (1, 1, 8, 8), seed)
-    before = CHANNELS[0]
+    before = channels[0]
     x = net.relu(_conv(net, "image", "stem/conv", (before, 1, 3, 3)), "stem/relu")
-    for index, after in enumerate(CHANNELS, start=1):
+    for index, after in enumerate(channels, start=1):
         name, stride = f"stack{index}", 1 if after == before else 2
         y = _conv(net, x, f"{name}/conv1", (after, before, 3, 3), stride=stride)
         y = net.relu(y, f"{name}/relu1")
