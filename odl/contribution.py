@@ -72,7 +72,7 @@ def contributions(training: Training, data: Data) -> Contributions:
             products = np.moveaxis(kept[name] * gradient / training.recipe.loss_scale, -1 if name in last else 0, 0)
             sums[name] += np.square(products.reshape(len(products), -1).sum(axis=1))
     if not any(each.any() for each in sums.values()):
-        why = f"of {len(data)} samples, {skipped} have gradients that are not finite, the others none that is not zero"
+        why = f"{skipped} of {len(data)} samples have gradients that are not finite, those of the others are all zero"
         raise ModelError("no-gradients", training.loss, why, "change loss_scale, or calibrate with other data")
     used = len(data) - skipped
     return Contributions({name: each / used for name, each in sums.items()}, len(data), skipped)

@@ -152,7 +152,7 @@ def test_nothing_to_compare_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=np.full((2, 4), 60000.0), y=np.array([0, 1]))
     error = refusal(lambda: chosen(tmp_path, recipe={"loss_scale": 2.0**15}))
     assert codes(error) == ["no-gradients"]
-    assert "2 have gradients that are not finite" in str(error)
+    assert "2 of 2 samples have gradients that are not finite" in str(error)
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
