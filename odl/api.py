@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +44,7 @@ from odl.replay import RECALL, REMEMBER
 from odl.residency import layout
 from odl.schedule import schedule
 from odl.scores import Scores, approximated, classified
-from odl.staging import staged
+from odl.staging import staged, write_whole
 from odl.targets import DEFAULT, Target, find_target, machine_for, simulator_for
 from odl.targets.base import ignore
 from odl.tiling import UNTUNED
@@ -424,16 +423,7 @@ def export(compiled: Compiled, weights: Mapping[str, Array], path: str | Path) -
             a.weight: merged(held[a.weight].initial, trained[a.down], trained[a.up])
             for a in compiled.training.adapters
         }  # fmt: skip
-    model, path = export_model(compiled.model, trained).SerializeToString(), Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_bytes(model)
-        part.replace(path)
-    except OSError as error:
-        raise UsageError("file-unwritable", str(path), str(error.strerror), "choose another file") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
+    write_whole(Path(path), export_model(compiled.model, trained).SerializeToString())
 
 
 def _note(folder: Path, compiled: Compiled, **more: Any) -> None:

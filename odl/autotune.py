@@ -27,6 +27,7 @@ from odl.ops._importer import onnx_shape
 from odl.passes.for_cluster import DIRECT, REARRANGED, forms
 from odl.project import sha256
 from odl.recipe import Recipe
+from odl.staging import write_whole
 from odl.targets import Target, find_target
 from odl.training import STEP
 from odl.tuning import SCHEMA, Knobs, Tuning, read_tuning
@@ -176,12 +177,7 @@ class _Bench:
     def _write(self, tuning: Tuning) -> None:
         note = json.loads(tuning.text())
         note["measured"] = {name: (each.whole, each.parts) for name, each in sorted(self.known.items())}
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            part.write_text(json.dumps(note, indent=1) + "\n")
-            part.replace(self.path)
-        except OSError as error:
-            raise UsageError("file-unwritable", str(self.path), str(error.strerror), "choose another file") from error
+        write_whole(self.path, f"{json.dumps(note, indent=1)}\n".encode())
 
     def measure(self, name: str) -> Measured:
         try:

@@ -14,12 +14,14 @@ from typing import Any
 
 import click
 
-from odl import api, autotune, render, results
+from odl import api, autotune, render, results, selection
 from odl.console import Console
 from odl.errors import BitsDifferError, ExitCode, ToolError, UsageError
 from odl.project import MARKER, read_origins, sha256
 from odl.recipe import CHOICES, Recipe, read_recipe
-from odl.targets import DEFAULT, TARGETS, machine_for
+from odl.recipe_toml import recipe_toml
+from odl.staging import write_whole
+from odl.targets import DEFAULT, TARGETS, find_target, machine_for
 from odl.targets.pulp import PULP_OPEN
 from odl.toolchain import doctor as look_around
 from odl.tuning import Tuning
@@ -398,6 +400,43 @@ def tune(
     console.facts["model_sha256"] = sha256(model)
     path = output or autotune.cache_path(model)
     console.answer(results.tuned(found, target, str(path)), render.tuned)
+
+
+@verb
+@_model
+@_target
+@_on
+@_data
+@_ram
+@click.option(
+    "--time",
+    type=click.IntRange(min=1),
+    metavar="COUNT",
+    help="Most that a step may take, in what the target counts: instructions, cycles or MACs.  [any]",
+)
+@click.option("--samples", default=64, type=click.IntRange(min=1), help="Calibration samples to look at.  [64]")
+@_out("Recipe file to write.", required=False)
+@_timeout
+@recipe_options
+def select(
+    console: Console, model: Path, target: str | None, on: str | None, data: Path, ram: int | None, time: int | None,
+    samples: int, output: Path | None, timeout: float, recipe: RecipeFlags,
+) -> None:  # fmt: skip
+    """Choose the layers and channels of MODEL that contribute most to learning from data, within RAM and time."""
+    wanted, machine = recipe.over(Recipe()), target or DEFAULT.name
+    if (model / MARKER).is_file():
+        origins, _ = read_origins(model)
+        model, wanted, machine = origins.model, recipe.over(origins.recipe), target or origins.target
+    found = selection.choose(
+        model, data, wanted, machine, ram_bytes=ram, time=time, samples=samples, on=on or "",
+        timeout_s=timeout, tell=console.note,
+    )  # fmt: skip
+    console.facts["model_sha256"] = sha256(model)
+    simulator = machine_for(find_target(machine), on or "").simulator
+    result = results.selected(found, machine, simulator, str(output or ""))
+    if output:
+        write_whole(output, recipe_toml(found.recipe, f"odl select, on {data.name}").encode())
+    console.answer(result, render.selected)
 
 
 @verb

@@ -118,9 +118,13 @@ class _State:
         """The same graph in the order of least peak."""
         return self._with(schedule(self.plain), self.graph, self.copies)
 
-    def masked(self, value: str, signs: Sequence[Node], others: Collection[str]) -> _State:
-        """With a mask for these readers; the others read the value as soon as they may."""
+    def masked(self, value: str, signs: Sequence[Node], others: Collection[str]) -> _State | None:
+        """With a mask for these readers; the others read the value as soon as they may. None where that is too late."""
         early = self._with(listed(_hoisted(self.plain, others)), self.graph, self.copies) if others else self
+        names = {node.name for node in signs}
+        order = [node.name in names for node in early.graph.nodes if value in (*node.inputs, *node.outputs)]
+        if order != sorted(order):
+            return None
         graph = mask_sign(early.graph, value, signs)
         return self._with(listed(fuse_movers(graph) if self.fused else graph), graph, self.copies)
 
@@ -182,7 +186,8 @@ def _choices(state: _State, masks_alone: bool) -> Iterator[_State]:
         for value in lost if len(lost) == 1 else ():
             signs = [each for each in later if can_mask(graph, value, [each])]
             if can_mask(graph, value, signs):
-                yield state.masked(value, signs, {each.name for each in later if each not in signs})
+                after = state.masked(value, signs, {each.name for each in later if each not in signs})
+                yield from [after] if after else []
 
 
 def _chain(graph: Graph, lost: set[str], peak: int, alive: Collection[str]) -> set[str]:

@@ -113,7 +113,7 @@ class Recipe:
 
     loss: str = "cross_entropy"
     optimizer: str = "sgd"
-    lr: float = 0.01
+    lr: float = 3e-4
     momentum: float = 0.0
     nesterov: bool = False
     beta1: float = 0.9
@@ -121,7 +121,7 @@ class Recipe:
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     state: str = "fp16"
-    master: str = "none"
+    master: str = "stochastic"
     lr_schedule: str = "constant"
     warmup: int = 0
     lr_period: int = 1000

@@ -120,6 +120,8 @@ def plan(result: Result) -> str:
     facts = _facts(
         ("target", result["target"]),
         ("arena", f"{size:,} bytes: {kept:,} persistent, {size - kept:,} transient"),
+        ("of it", ", ".join(f"{role} {n_bytes:,}" for role, n_bytes in result["held_bytes"].items())),
+        ("updates", _kept(result["updates"])),
         ("lower bound", f"{bound:,} bytes; the arena is {size - bound:,} above it"),
         ("flash", f"{flash['constants']:,} bytes of constants, {flash['initial_weights']:,} of initial weights"),
         ("inputs", f"{inputs} bytes, in the caller's memory"),
@@ -133,6 +135,13 @@ def plan(result: Result) -> str:
         _recomputed(result),
         *(_order(entry, size, kept) for entry in result["entries"]),
     )
+
+
+def _kept(updates: Result) -> str:
+    """Which gradients are there together, and what one that is not finite does."""
+    if updates["kept"]:
+        return f"after all gradients, {updates['gradient_bytes']:,} bytes; one that is not finite skips the whole step"
+    return "each as soon as its gradient is known; one that is not finite skips its own tensor"
 
 
 def _saved(savings: Result | None) -> str:
@@ -153,7 +162,7 @@ def _saved(savings: Result | None) -> str:
 
 def _recomputed(result: Result) -> str:
     """What is computed again so that it fits."""
-    saving, size = result["saving"], result["arena_bytes"]["arena"]
+    saving, size = result["recomputed"], result["arena_bytes"]["arena"]
     if not saving:
         return ""
     whole = saving["kept_arena_bytes"]
@@ -235,6 +244,35 @@ def _blocks(entry: Result) -> Iterator[str]:
         begin, end = block["offset"], block["offset"] + block["bytes"]
         values = ", ".join(block["values"])
         yield f"  {block['space']} {begin:#08x}..{end:#08x} nodes {block['first']}..{block['last']}: {values}"
+
+
+def selected(result: Result) -> str:
+    """`odl select`."""
+    ram, time, unit = result["ram"], result["time"], result["unit"]
+    skipped = f", of which {result['skipped']:,} were not finite and did not count" if result["skipped"] else ""
+    facts = [
+        (
+            "trained",
+            f"{100 * result['share']:.1f} % of what everything contributes, on {result['samples']:,} samples{skipped}",
+        ),
+        ("RAM", f"{ram['needed']:,} bytes of {ram['allowed']:,}, arena and stack on {result['target']}"),
+    ]
+    if time:
+        needed = f"{time['needed']:,.0f} {unit} of {time['allowed']:,} on {result['on']}"
+        facts.append(("a step", f"{needed}; the estimate was {time['estimated']:,.0f}"))
+    facts.append(("recipe", result["file"] or "not kept; -o recipe.toml writes it"))
+    header = ("layer", "contributes", "trained", "bytes", *([unit] if time else []), "weights and their channels")
+    rows = [
+        (each["layer"], f"{100 * each['contribution']:.2f} %", f"{100 * each['trained']:.2f} %", each["bytes"],
+         *([round(each["time"])] if time else []), ", ".join(map(_channels, each["weights"])) or "frozen")
+        for each in result["layers"]
+    ]  # fmt: skip
+    return _paragraphs(_facts(*facts), table(header, rows))
+
+
+def _channels(weight: Result) -> str:
+    first, last = weight["channels"]
+    return weight["name"] if weight["whole"] else f"{weight['name']} {first}:{last} of {weight['of']}"
 
 
 # --- on a target ------------------------------------------------------------------------------------------------------

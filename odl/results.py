@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,12 @@ from odl.compare import Difference, Verdict
 from odl.graph import Graph, Persistent
 from odl.memory import live_bytes, timeline
 from odl.ops._importer import IMPORTS, onnx_shape
+from odl.options import Option
 from odl.profile import Cost, profile, total
 from odl.program import ARENA, FLASH, LOCAL
 from odl.render import memory_map
 from odl.savings import Costs, savings
+from odl.selection import Selection
 from odl.targets import DEFAULT, TARGETS
 from odl.tile_report import tiled_nodes
 from odl.toolchain import BuildResult, ToolStatus
@@ -107,15 +110,34 @@ def planned(compiled: Compiled) -> Result:
         "target": target.name,
         **arena(compiled),
         "persistent_bytes": compiled.program.persistent_bytes,
+        "held_bytes": _held(compiled),
+        "updates": {"kept": compiled.recipe.keeps_gradients, "gradient_bytes": _gradient_bytes(compiled)},
         "flash_bytes": {"constants": spaces[FLASH], "initial_weights": sum(stored)},
         "input_bytes": {name: spaces[name] for name in compiled.program.inputs},
         "stack_bytes": target.stack_bytes,
-        "saving": _saving(compiled),
+        "recomputed": _saving(compiled),
         "ram": {"needed": needed, "available": target.ram_bytes, "fits": needed <= target.ram_bytes},
         "l1": {"needed": spaces.get(LOCAL, 0), "available": target.l1_bytes} if target.l1_bytes else None,
         "savings": _savings(compiled),
         "entries": [_entry(compiled, graph) for graph in compiled.graphs],
     }
+
+
+def _held(compiled: Compiled) -> dict[str, int]:
+    """What outlives a step, by what it is for."""
+    found: dict[str, int] = {}
+    for resident in compiled.program.residents:
+        if resident.buffer.space == ARENA:
+            role = resident.tensor.role.value
+            found[role] = found.get(role, 0) + resident.buffer.type.n_bytes
+    return found
+
+
+def _gradient_bytes(compiled: Compiled) -> int:
+    """The bytes of all gradients, where they are there at once."""
+    training, recipe = compiled.training, compiled.recipe
+    elements = sum(training.trained_elements(name) for name in training.trainable)
+    return elements * (4 if recipe.gradients == "fp32" else 2) * recipe.keeps_gradients
 
 
 def _savings(compiled: Compiled) -> Result | None:
@@ -185,6 +207,50 @@ STAGES: Mapping[str, Callable[[Compiled], str]] = {
     "plan": lambda compiled: memory_map(planned(compiled)),
     "program": lambda compiled: str(compiled.program),
 }
+
+
+# --- what to train ----------------------------------------------------------------------------------------------------
+
+
+def selected(found: Selection, target: str, on: str, path: str) -> Result:
+    """`odl select`: every layer that could be trained; of one that is not, `weights` are empty. Times are in `unit`."""
+    chosen = {option.layer: option for option in found.chosen}
+    everything = found.contributions.total
+    layers = [
+        {
+            "layer": layer,
+            "weights": _chosen_weights(found, chosen[layer]) if layer in chosen else [],
+            "contribution": options[-1].gain / everything,
+            "trained": chosen[layer].gain / everything if layer in chosen else 0.0,
+            "bytes": found.layer_bytes.get(layer, 0),
+            "time": found.layer_time.get(layer, 0),
+        }
+        for layer, options in found.offers.items()
+    ]
+    ram = {"needed": found.price.ram_bytes, "allowed": found.bound.ram_bytes}
+    time = {"estimated": found.estimate, "needed": found.price.time, "allowed": found.bound.time}
+    return {
+        "target": target,
+        "on": on,
+        "samples": found.contributions.samples,
+        "skipped": found.contributions.skipped,
+        "share": found.share,
+        "ram": ram,
+        "unit": found.unit,
+        "time": time if found.bound.time < inf else None,
+        "layers": layers,
+        "recipe": asdict(found.recipe),
+        "file": path,
+    }
+
+
+def _chosen_weights(found: Selection, option: Option) -> list[Result]:
+    """`channels`: first and behind the last, of how many."""
+    return [
+        {"name": name, "channels": [run.first, run.last] if run else [0, len(found.contributions.rows[name])],
+         "of": len(found.contributions.rows[name]), "whole": run is None}
+        for name, run in option.weights
+    ]  # fmt: skip
 
 
 # --- on a target ------------------------------------------------------------------------------------------------------

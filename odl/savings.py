@@ -6,6 +6,7 @@ that was found, which is what plans of a flat memory come within a few bytes of.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from odl.frontend import Model, load_model
@@ -48,7 +49,7 @@ def savings(model: Model, training: Training) -> Savings | None:
         return None
     if recipe.parameters == "norms":  # then the model was imported without folding them
         model = load_model(model.path)
-    return Savings(_costs(training), _costs(build_training(model.graph, whole)))
+    return Savings(costs(training), costs(build_training(model.graph, whole)))
 
 
 def with_everything(recipe: Recipe) -> Recipe:
@@ -57,12 +58,10 @@ def with_everything(recipe: Recipe) -> Recipe:
     return replace(recipe, **chosen)
 
 
-def _costs(training: Training) -> Costs:
+def costs(training: Training, order: Callable[[Graph], Graph] = schedule) -> Costs:
+    """What a training costs, its nodes in this order."""
     graphs = list(training.graphs.values())
     held = {name: graph.persistent[name].type.n_bytes for graph in graphs for name in graph.carries}
     elements = sum(map(training.trained_elements, training.trainable))
-    return Costs(sum(held.values()), max(map(_most_live, graphs)), training.step.macs(), elements)
-
-
-def _most_live(graph: Graph) -> int:
-    return max(live_bytes(schedule(split_gradients(graph))), default=0)
+    most_live = max(max(live_bytes(order(split_gradients(graph))), default=0) for graph in graphs)
+    return Costs(sum(held.values()), most_live, training.step.macs(), elements)

@@ -1,9 +1,10 @@
-"""Output folders that are written whole or not at all, and never over a folder that is not ours."""
+"""Output that is written whole or not at all: files, and folders, these never over a folder that is not ours."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,19 @@ from odl.errors import UsageError
 
 _HINT = "choose another folder"
 _TRIES = 100  # runs that may put their folder in this place at the same time
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all. Raises UsageError `file-unwritable`."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise UsageError("file-unwritable", str(path), str(error.strerror), "choose another file") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 @contextlib.contextmanager

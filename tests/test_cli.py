@@ -29,7 +29,7 @@ from odl.ops.relu import Relu
 from odl.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-VERBS = {"doctor", "ops", "check", "plan", "build", "run", "verify", "eval", "export", "dump", "tune"}
+VERBS = {"doctor", "ops", "check", "plan", "build", "run", "verify", "eval", "export", "dump", "tune", "select"}
 STEPS = 5
 
 
@@ -330,7 +330,7 @@ def test_eval_takes_no_recipe_for_a_run(trained: tuple[Path, Result], data: Path
 
 def test_a_run_goes_on(model: Path, data: Path, trained: tuple[Path, Result], tmp_path: Path) -> None:
     """From the weights of the first, by its recipe; without the word it starts anew."""
-    folder, first = trained
+    folder, _ = trained
     again = answer("run", folder, "--data", data, "--steps", 2)
     assert again["loss"] == answer("run", model, "-t", "host", "--lr", 0.1, "--data", data, "--steps", 2)["loss"]
     more = answer("run", folder, "--continue", "--data", data, "--steps", 2, "--output", tmp_path / "more")

@@ -18,13 +18,14 @@ FLOORS = (
     ("graph",),
     ("ops",),
     ("model_file", "folding", "frontend", "export", "interpreter"),
-    ("recipe", "autodiff", "trainable", "updates", "replay", "training", "passes", "data"),
+    ("recipe", "recipe_toml", "autodiff", "trainable", "updates", "replay", "training", "passes", "data"),
+    ("contribution", "options"),
     ("memory", "schedule", "memory_check", "tuning", "tiling", "residency", "lighten", "budget"),
     ("program", "lower", "lower_tiles", "micro_assembly", "microkernels", "microkernels_depthwise"),
     ("executor", "rehearsal", "codegen"),
     ("wire", "targets", "toolchain", "compare", "project"),
     ("profile", "savings", "scores", "tile_report", "render", "console"),
-    ("api", "autotune", "results", "cli", "__init__", "__main__"),
+    ("api", "autotune", "step_time", "selection", "results", "cli", "__init__", "__main__"),
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 

@@ -36,8 +36,9 @@ TASK = Task(
     needs=("models/resnet8_cifar10.onnx", "data/cifar10_train.npz", "data/cifar10_test.npz"),
     cases=("all",),
     write=write,
-    recipe={"lr": 5e-5, "momentum": 0.9, "batch": 16},
+    # At a constant rate the last few updates decide: 77.3 to 80.5 % in binary32 by the seed.
+    recipe={"lr": 5e-5, "lr_schedule": "cosine", "momentum": 0.9, "batch": 16},
     steps=2992,
     quick_steps=160,
-    changes={"last": {"lr": 4e-3}, "quarter": {"lr": 1e-3}},
+    changes={"lean": {"lr": 3e-5}, "last": {"lr": 4e-3}, "quarter": {"lr": 1e-3}},
 )

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,10 @@ class Task:
             scratch.mkdir(parents=True)
             self.write(name, needed, scratch)
             assert sorted(path.name for path in scratch.iterdir()) == sorted(_FILES)
-            scratch.rename(folder)
+            with suppress(OSError):  # another process was faster
+                scratch.rename(folder)
+            shutil.rmtree(scratch, ignore_errors=True)
+        assert folder.exists()
         return Case(name, folder)
 
 

@@ -39,8 +39,9 @@ VARIANTS = (
     Variant("fp32", "binary32 copies of the weights", {"master": "fp32"}),
     Variant("kahan", "the rest of each weight", {"master": "kahan"}),
     Variant("stochastic", "stochastic rounding", {"master": "stochastic"}),
-    Variant("none", "nothing beside the weights"),
-    Variant("last", "last layer only", last=1),
+    Variant("none", "nothing beside the weights", {"master": "none"}),
+    Variant("lean", "stochastic, sample by sample", {"master": "stochastic", "batch": 1, "momentum": 0.0}),
+    Variant("last", "last layer only", {"master": "stochastic"}, last=1),
     Variant("quarter", "a quarter of the RAM", {"master": "stochastic"}, share=4, ways=SMALLER),
 )
 

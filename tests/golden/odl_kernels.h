@@ -32,9 +32,10 @@ void odl_count(int32_t *n, uint32_t limit);
 /* p[k] = exp(x[k] - max) / sum and loss = log(sum) - (x[label] - max), in binary32; sum is that of exp(x[j] - max).
  * A label that is no class makes them NaN. x, p: n_classes; loss, label: 1. */
 void odl_softmax_cross_entropy(float *loss, float *p, const odl_half *x, const int32_t *label, uint32_t n_classes);
-/* dx[k] = round((p[k] - (k == label)) * scale), in binary32. p, dx: n_classes; label: 1. */
-void odl_softmax_cross_entropy_gradient(odl_half *dx, const float *p, const int32_t *label, uint32_t n_classes,
-                                        float scale);
+/* dx[k] = round((p[k] - (k == label)) * scale), in binary32; where the loss scale changes, scale is multiplied by it.
+ * p, dx: n_classes; label: 1; loss_scale: 1 or NULL. */
+void odl_softmax_cross_entropy_gradient(odl_half *dx, const float *p, const int32_t *label, const float *loss_scale,
+                                        uint32_t n_classes, float scale);
 
 /* y[m][n] = round(b[n] + sum over k of x[m][k] * w[n][k]); b may be NULL, which means +0. n_inputs is odd.
  * x: n_rows x n_inputs, w: n_outputs x n_inputs, b: n_outputs, y: n_rows x n_outputs. */
@@ -48,6 +49,10 @@ void odl_dense_input_gradient(odl_half *dx, const odl_half *dy, const odl_half *
  * dy: n_rows x n_outputs, x: n_rows x n_inputs, dw: count x n_inputs. */
 void odl_dense_weight_gradient(float *dw, const odl_half *dy, const odl_half *x, uint32_t n_rows,
                                uint32_t n_inputs, uint32_t n_outputs, uint32_t first, uint32_t count);
+
+/* progress: updates tried, skipped, sound ones in a row, and whether training has diverged. One more has been tried, and is
+ * skipped where the squares (8) are not finite. */
+void odl_finish_step(int32_t *progress, const float *squares);
 
 /* y[p][c] = the greatest x[tap of p][c], the first of equals; taps outside the image do not take part.
  * x: in_h x in_w x in_c, y: out_h x out_w x in_c. */
@@ -65,10 +70,20 @@ void odl_relu_gradient(odl_half *dx, const odl_half *y, const odl_half *dy, uint
  * x, y: n_rows x n_cols, s: n_cols. */
 void odl_row_sum(float *s, const odl_half *x, const odl_half *y, uint32_t n_rows, uint32_t n_cols);
 
-/* v[first_v + i] = round(momentum * v + (g[i] * scale + decay * w)); w[first + i] = round(w - lr * v), in binary32;
- * where g[i] is not finite, v and w stay. g: n_elems; w: at least first + n_elems; v: at least first_v + n_elems. */
-void odl_sgd_momentum_update_f32(odl_half *w, odl_half *v, const float *g, uint32_t first, uint32_t n_elems,
-                                 float lr, float decay, float scale, float momentum, uint32_t first_v);
+/* d = g * unscale, clipped, + decay * w; velocity = momentum * velocity + d; w moves by lr * velocity. In binary32.
+ * Nothing changes where the guard (8 sums of squares) is not finite, nor an element that would not be; lost (1)
+ * grows by the elements that had a step to take and stayed. g: n_elems; w from row + first on, what lies beside it
+ * from first on. */
+void odl_momentum_update_stochastic_f16_f32(odl_half *w, odl_half *velocity, int32_t *lost, const float *g,
+                                            const float *rates, const float *guard, const int32_t *progress,
+                                            uint32_t row, uint32_t first, uint32_t n_elems, uint32_t index,
+                                            uint32_t salt, float momentum, float decay, float clip);
+
+/* s[p - first] = so_far[p - first] + the squares of part p of x in pairs, in binary32, for `count` parts from `first` on.
+ * Part p of 8: the rows from n_rows * p / 8 up to n_rows * (p + 1) / 8, each of `row` elements; x begins with the first
+ * part's. so_far: count, or NULL for zeros; s may be so_far. */
+void odl_square_sums_f32(float *s, const float *x, const float *so_far, uint32_t n_rows, uint32_t row,
+                         uint32_t first, uint32_t count);
 
 /* The shape of the result, and how far apart in the operand neighbours along each of its axes are. */
 struct odl_transpose {
