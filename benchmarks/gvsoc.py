@@ -4,8 +4,7 @@ Prints a table, and writes benchmarks/gvsoc.json, docs/PULP_BENCHMARKS.md and th
 docs/PULP.md; with names of models, which are then the only ones, it prints alone. GVSoC is the user's own
 (`$ODL_GVSOC`).
 Cycles are exact: the same compiler and simulator give them again. Measured is one step on one sample by SGD without a
-master, from the
-sample in L2 to the updated weights in L2, with loss, update, transfers and barriers.
+master, from the sample in L2 to the updated weights in L2, with loss, guards, update, transfers and barriers.
 """
 
 from __future__ import annotations
