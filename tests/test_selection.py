@@ -158,7 +158,7 @@ def test_nothing_to_compare_is_refused(tmp_path: Path) -> None:
 # --- options ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_best_run_is_the_best(place: Path) -> None:
+def test_the_best_run_is_the_best() -> None:
     rows = np.array([1.0, 5.0, 0.0, 6.0, 2.0, 4.0])
     assert best_run(rows, 1) == Slice(0, 3, 4)
     assert best_run(rows, 3) == Slice(0, 3, 6)
@@ -310,7 +310,7 @@ def test_the_prompt_order_is_nearly_as_good_as_a_search(wide: Path, place: Path,
         assert max(live_bytes(prompt)) <= most * max(live_bytes(schedule(graph)))
 
 
-def exhaustive(found: Selection, place: Path, fits: Any) -> float:
+def exhaustive(found: Selection, fits: Any) -> float:
     """The greatest gain of all choices that fit."""
     best = 0.0
     for picks in itertools.product(*([None, *options] for options in found.offers.values())):
@@ -339,7 +339,7 @@ def test_near_the_best_of_all_choices(tmp_path: Path, part: float) -> None:
 
     bound = int(macs(Recipe(trainable=("b3",))) * (1 - part) + macs(Recipe()) * part)
     found = chosen(tmp_path, time=bound)
-    best = exhaustive(found, tmp_path, lambda recipe: macs(recipe) <= bound)
+    best = exhaustive(found, lambda recipe: macs(recipe) <= bound)
     assert macs(found.recipe) <= bound
     assert 0.9 * best <= found.share * found.contributions.total <= best * (1 + 1e-9)
 
