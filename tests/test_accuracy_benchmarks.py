@@ -226,9 +226,10 @@ def test_layers_that_have_weights(case: Case) -> None:
 def test_what_a_variant_changes(case: Case) -> None:
     found = by_key(case)
     assert list(found) == [variant.key for variant in VARIANTS]
-    assert found["none"].changes == SMALL.recipe
-    assert found["last"].changes == {**SMALL.recipe, "lr": 0.1, "trainable": ("fc",)}
-    assert found["last"].recipe(7) == Recipe(lr=0.1, momentum=0.9, batch=BATCH, trainable=("fc",), seed=7)
+    assert found["none"].changes == {**SMALL.recipe, "master": "none"}
+    last = {"lr": 0.1, "trainable": ("fc",), "master": "stochastic"}
+    assert found["last"].changes == {**SMALL.recipe, **last}
+    assert found["last"].recipe(7) == Recipe(momentum=0.9, batch=BATCH, seed=7, **last)
 
 
 def test_words_that_recipes_do_not_know_are_told(case: Case) -> None:
