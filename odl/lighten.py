@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from odl.graph import Graph, Node, Phase
 from odl.memory import blocks, live_bytes
 from odl.passes.fuse_movers import apart, fuse_movers, with_movers
-from odl.passes.mask_signs import can_mask, mask_sign
+from odl.passes.mask_signs import can_mask, comes_in_time, mask_sign
 from odl.passes.recompute import keep, recompute
 from odl.schedule import floor, listed, schedule
 
@@ -121,9 +121,7 @@ class _State:
     def masked(self, value: str, signs: Sequence[Node], others: Collection[str]) -> _State | None:
         """With a mask for these readers; the others read the value as soon as they may. None where that is too late."""
         early = self._with(listed(_hoisted(self.plain, others)), self.graph, self.copies) if others else self
-        names = {node.name for node in signs}
-        order = [node.name in names for node in early.graph.nodes if value in (*node.inputs, *node.outputs)]
-        if order != sorted(order):
+        if not comes_in_time(early.graph, value, signs):
             return None
         graph = mask_sign(early.graph, value, signs)
         return self._with(listed(fuse_movers(graph) if self.fused else graph), graph, self.copies)

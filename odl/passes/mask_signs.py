@@ -37,8 +37,15 @@ def can_mask(graph: Graph, value: str, readers: Sequence[Node]) -> bool:
     return made and is_smaller and not shown and len(makers) == 1 and None not in makers
 
 
+def comes_in_time(graph: Graph, value: str, readers: Sequence[Node]) -> bool:
+    """Whether all others who make and read the value run before these readers, so that a mask can be made between."""
+    names = {node.name for node in readers}
+    order = [node.name in names for node in graph.nodes if value in (*node.inputs, *node.outputs)]
+    return order == sorted(order)
+
+
 def mask_sign(graph: Graph, value: str, readers: Sequence[Node]) -> Graph:
-    """Let the readers read a mask of the value, which is made behind the last of the nodes that make and read it."""
+    """Let the readers, which it comes in time for, read a mask of the value, made behind the last of the others."""
     names = {node.name for node in readers}
     others = [node for node in graph.nodes if value in (*node.inputs, *node.outputs) and node.name not in names]
     rewriter = Rewriter(graph)
