@@ -141,13 +141,13 @@ def _poison(array: Array) -> Array:
 def _scalars(kernel: Kernel) -> list[Any]:
     scalars: list[Any] = [_scalar(value) for value in kernel.scalars.values()]
     if kernel.struct:
-        fields = [_word(value) for value in kernel.scalars.values()]
+        fields = [word(value) for value in kernel.scalars.values()]
         scalars = [ctypes.byref((ctypes.c_uint32 * len(fields))(*fields))]
     return scalars + [_scalar(value) for value in kernel.extra.values()]
 
 
-def _word(value: int | float) -> int:
-    """A field of a struct, all of which are 32 bits wide."""
+def word(value: int | float) -> int:
+    """The pattern of a kernel's number, all of which are 32 bits wide."""
     return int(np.float32(value).view(np.uint32)) if isinstance(value, float) else int(value) & 0xFFFFFFFF
 
 

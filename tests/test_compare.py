@@ -74,8 +74,8 @@ def test_one_wrong_element_is_named(network: Compiled, samples: Path, tmp_path: 
 
 
 def test_first_difference_is_the_cause(network: Compiled, samples: Path, tmp_path: Path) -> None:
-    """One update's learning rate is wrong in the C: that weight is named, not all that it spoils."""
-    verdict = broken(network, samples, tmp_path, "src/odl_model.c", "0.01f", "0.011f")
+    """One update's weight decay is wrong in the C: that weight is named, not all that it spoils."""
+    verdict = broken(network, samples, tmp_path, "src/odl_model.c", ", 0.0f, 0.0f);", ", 900.0f, 0.0f);")
     found = verdict.first_difference
     assert found is not None
     assert found.kernel.startswith("sgd_update")

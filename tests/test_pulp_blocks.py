@@ -12,7 +12,7 @@ import pulp_programs
 import pytest
 from pass_operators import draw, works
 from pulp_programs import BOTH, words
-from team import Work
+from team import Work, word
 
 from odl.fp16 import Accumulate
 from odl.ops.dense import Dense, DenseInputGradient, DenseWeightGradient
@@ -119,8 +119,9 @@ def call(work: Work) -> str:
     kernel, n_kept = work.kernel, len(kept(work))
     operands = ["y", *(f"p[{at}]" for at in range(n_kept + max(work.op.arity - len(work.inputs), 0)))]
     n = len(kernel.scalars)
-    numbers = ["s"] if kernel.struct else [f"n[{at}]" for at in range(n)]
-    extra = [f"n[{n + at}]" for at in range(len(kernel.extra))]
+    given = [*kernel.scalars.values(), *kernel.extra.values()]
+    taken = [f"odl_from_bits32(n[{at}])" if isinstance(value, float) else f"n[{at}]" for at, value in enumerate(given)]
+    numbers, extra = ["s"] if kernel.struct else taken[:n], taken[n:]
     return f"odl_{kernel.name}({', '.join((*operands, *numbers, *extra))}); break;"
 
 
@@ -145,7 +146,7 @@ def program(folder: Path, target: Target, cores: int, accumulate: Accumulate) ->
         operands = [words(array) for array in kept(work)]
         operands += [words(array)[:0] for array in [work.inputs[0]] * (N_OPERANDS - len(operands) - len(sums))]
         operands += [words(array) for array in sums]
-        values = [int(value) & 0xFFFFFFFF for value in (*kernel.scalars.values(), *kernel.extra.values())]
+        values = [word(value) for value in (*kernel.scalars.values(), *kernel.extra.values())]
         n = len(words(work.expected()[0]))
         head = [numbers[kernel.name], n, N_OPERANDS - 1 if sums else N_OPERANDS, *map(len, operands), *values]
         given += [np.array(head + [0] * (N_NUMBERS - len(values)), np.uint32), *operands]
