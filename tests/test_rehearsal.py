@@ -54,7 +54,7 @@ def an_operand_elsewhere(statements: list[Statement], at: int) -> list[Statement
     if not isinstance(call, Call) or not call.kernel:
         return None
     first, *others = call.inputs
-    moved = replace(first, offset=first.offset + (8 if first.offset == 0 else -8))
+    moved = replace(first, offset=first.offset + 8)
     return [*statements[:at], replace(call, inputs=(moved, *others)), *statements[at + 1 :]]
 
 

@@ -77,6 +77,7 @@ def _from_training(accumulate: Accumulate) -> Iterator[Work]:
             yield Work(RowSum((n_cols,), accumulate, dtype), (x, y))
     yield from (Work(Count(limit), (np.array([1], np.int32),)) for limit in (2, 3))
     yield from updates.steering()
+    yield from updates.replaying(np.random.default_rng(5))
 
 
 @cache

@@ -13,6 +13,7 @@ from odl.ops._updates import Update
 from odl.ops.adam import AdamUpdate
 from odl.ops.finish_step import FinishStep
 from odl.ops.rates import LearningRate, Rates
+from odl.ops.replay import Keep, Recall, Remember
 from odl.ops.sgd import SgdUpdate
 from odl.ops.square_sums import PARTS, SquareSums
 from odl.types import Array
@@ -113,3 +114,18 @@ def steering() -> Iterator[Work]:
         scale = np.array([value], np.float32)
         yield Work(FinishStep(), (progress, squares))
         yield Work(FinishStep(True, interval=2), (progress, scale, squares))
+
+
+def replaying(rng: np.random.Generator) -> Iterator[Work]:
+    """A replay memory of either type, filling and full, filled by either policy; a latent that is kept."""
+    latent = rng.standard_normal((1, 3, 2, 2)).astype(np.float16)
+    yield Work(Keep(), (np.zeros_like(latent), latent))
+    for packs, n_filled in product((False, True), (2, 5)):
+        memory = rng.integers(0, 200, (5, 12)).astype(np.uint8 if packs else np.float16)
+        labels, count = rng.integers(0, 3, 5).astype(np.int32), np.array([n_filled, 9, 4], np.int32)
+        scales = (rng.random((5, 2)).astype(np.float32),) * packs
+        label = np.array([1], np.int32)
+        yield Work(Recall(salt=3), (np.zeros_like(latent), label, count, memory, labels, *scales))
+        for balanced, salt in product((False, True), range(4)):
+            seen = (np.array([4, 2, 3], np.int32),) * balanced
+            yield Work(Remember(balanced, salt), (memory, labels, count, *scales, *seen, latent, label))

@@ -64,7 +64,12 @@ def _applied() -> tuple[Graph, Control]:
     total = _held(build, "sum", 0, 0, 0)
     carries = {total: build.add(ClearGradient(), (total,))}
     lost = {}
-    works = [*updates.works(np.array([1, 2, 3], np.float16), np.random.default_rng(4)), *updates.steering()]
+    rng = np.random.default_rng(4)
+    weights = np.array([1, 2, 3], np.float16)
+    works = [
+        *updates.works(weights, rng), *updates.steering(), *updates.replaying(rng),
+        *(work for kind in (np.float16, np.float32) for work in updates.sums_of_squares(weights.astype(kind))),
+    ]  # fmt: skip
     for number, work in enumerate(works):
         build.layer = f"update{number}"
         held = [hold(build, f"update{number}.{at}", array, Role.STATE) for at, array in enumerate(work.inputs)]
