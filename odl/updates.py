@@ -166,7 +166,7 @@ class Updater:
         """Append the update of one weight; returns the name of its count of lost updates."""
         build, weight = self.build, self.build.persistent[name]
         rows = self.channels.get(name, Slice(0, 0, weight.type.shape[0]))
-        op = replace(self._rule(number), row=rows.first)
+        op = replace(self._rule(number), row=rows.first, index=rows.first)  # draws are those of the whole weight
         trained = weight.initial[rows.first : rows.last]
         state = np.float16 if self.recipe.state == "fp16" else np.float32
         held = [hold(build, f"{name}.{word}", np.zeros(trained.shape, state), Role.STATE) for word in self._states()]
