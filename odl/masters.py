@@ -100,6 +100,11 @@ def random_bits(counter: npt.ArrayLike, key: npt.ArrayLike) -> npt.NDArray[np.ui
         return np.asarray(x ^ (x >> np.uint32(16)), np.uint32)
 
 
+def salt(stream: int, number: int, seed: int) -> int:
+    """The part of a key that a program is compiled with: 31 bits, which C takes for an int, of a number in a stream."""
+    return int(random_bits(number, random_bits(stream, seed & 0xFFFFFFFF))) & 0x7FFFFFFF
+
+
 def chances(first: int, n_elems: int, key: npt.ArrayLike) -> npt.NDArray[np.uint32]:
     """13 random bits for each of the elements `first`, `first + 1`, ...: two neighbours, an even one and the next,
     share a draw: the even one has its lowest bits, the other those from bit 16 on."""

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
 
 import numpy as np
 
 from odl.errors import UsageError
 from odl.graph import Builder, Graph, Persistent, Role, fresh
-from odl.masters import random_bits
+from odl.masters import salt
 from odl.ops.replay import N_COUNTS, Keep, Recall, Remember
 from odl.recipe import Recipe
 from odl.types import Array, DType, TensorType
@@ -84,8 +83,8 @@ class Memory:
     """The tensors of a replay memory, and the graphs that fill it and draw from it."""
 
     def __init__(self, latent: TensorType, n_classes: int, recipe: Recipe, taken: Sequence[str]) -> None:
-        n, slots = prod(latent.shape), recipe.replay_slots
-        self._recipe, self._n_classes = recipe, n_classes
+        n, slots = latent.n_elems, recipe.replay_slots
+        self._recipe = recipe
         self._names = dict.fromkeys(taken)
         packs = recipe.replay_type == "int8"
         zero = np.zeros
@@ -148,10 +147,9 @@ class Memory:
         return build.graph(name, (), dict(zip(names, new, strict=True)))
 
     def _salt(self, stream: int) -> int:
-        return int(random_bits(stream, random_bits(1, self._recipe.seed & 0xFFFFFFFF))) & 0x7FFFFFFF
+        return salt(1, stream, self._recipe.seed)
 
     def _tensor(self, word: str, values: Array) -> Persistent:
         name = fresh(f"replay.{word}", self._names)
         self._names[name] = None
-        dtype = next(each for each in DType if each.numpy == values.dtype)
-        return Persistent(name, TensorType(values.shape, dtype), values, Role.REPLAY)
+        return Persistent(name, TensorType(values.shape, DType.of(values)), values, Role.REPLAY)

@@ -22,6 +22,11 @@ class DType(Enum):
     I32 = "i32"
     U8 = "u8"
 
+    @classmethod
+    def of(cls, array: Array) -> DType:
+        """The type of an array's elements."""
+        return next(each for each in cls if each.numpy == array.dtype)
+
     @property
     def n_bytes(self) -> int:
         return int(self.value[1:]) // 8

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from odl.graph import Builder, Persistent, Phase, Role, Slice, fresh
-from odl.masters import Master, random_bits
+from odl.graph import Builder, Node, Persistent, Phase, Role, Slice, fresh
+from odl.masters import Master, salt
 from odl.ops._updates import Update
 from odl.ops.accumulate import AddSums
 from odl.ops.adam import AdamUpdate
@@ -38,8 +38,8 @@ class Control:
 
 def hold(build: Builder, name: str, values: Array, role: Role) -> str:
     """A new persistent tensor with these first values; returns its name."""
-    dtype = next(each for each in DType if each.numpy == values.dtype)
-    return build.hold(Persistent(fresh(name, build.types), TensorType(values.shape, dtype), values, role))
+    type_ = TensorType(values.shape, DType.of(values))
+    return build.hold(Persistent(fresh(name, build.types), type_, values, role))
 
 
 def hold_zeros(build: Builder, name: str, type_: TensorType, role: Role) -> str:
@@ -99,12 +99,13 @@ class Updater:
         guards: dict[tuple[str, ...], str] = {}
         found: dict[str, str] = {}
         everything, seen = "", set[str]()
+        producer = {value: node for node in self.build.nodes for value in node.outputs}
         for name, gradient in gradients.items():
             self.build.layer = self.layers[name]
-            sources = self._sources(gradient)
+            sources = self._sources(gradient, producer)
             for at, source in enumerate(sources):
-                before = guards.get(sources[:at], "")
-                guards.setdefault(sources[: at + 1], guards.get(sources[: at + 1]) or self._squares(source, before))
+                if sources[: at + 1] not in guards:
+                    guards[sources[: at + 1]] = self._squares(source, guards.get(sources[:at], ""))
             found[name] = guards[sources]
         for sources in sorted(guards, key=len, reverse=True):
             if not seen.issuperset(sources):
@@ -116,7 +117,7 @@ class Updater:
     def _squares(self, value: str, so_far: str) -> str:
         return self.build.add(SquareSums(), (value, so_far) if so_far else (value,), f"{value}.squares")
 
-    def _sources(self, gradient: str) -> tuple[str, ...]:
+    def _sources(self, gradient: str, producer: Mapping[str, Node]) -> tuple[str, ...]:
         """What is finite if and only if the gradient is: what it is made of, unless roundings on the way may overflow.
 
         A product of binary16 numbers is far from the end of binary32, and a sum of products is not finite if one of
@@ -124,7 +125,6 @@ class Updater:
         """
         if (self.recipe.accumulate, self.recipe.gradients) != ("fp32", "fp32"):
             return (gradient,)
-        producer = {value: node for node in self.build.nodes for value in node.outputs}
         found: dict[str, None] = {}
         waiting = [gradient]
         while waiting:
@@ -191,9 +191,8 @@ class Updater:
         if recipe.optimizer != "sgd":
             decoupled = recipe.optimizer == "adamw"
             rule = AdamUpdate(beta1=recipe.beta1, beta2=recipe.beta2, epsilon=recipe.epsilon, decoupled=decoupled)
-        salt = random_bits(number, random_bits(0, recipe.seed & 0xFFFFFFFF)) if master is Master.STOCHASTIC else 0
-        low = int(salt) & 0x7FFFFFFF  # C takes it for an int
-        return replace(rule, master=master, decay=recipe.weight_decay, clip=recipe.clip_value, salt=low)
+        drawn = salt(0, number, recipe.seed) if master is Master.STOCHASTIC else 0
+        return replace(rule, master=master, decay=recipe.weight_decay, clip=recipe.clip_value, salt=drawn)
 
     def _carry(self, held: Sequence[str], new: Sequence[str]) -> None:
         self.carries.update(zip(held, new, strict=True))

@@ -20,7 +20,6 @@ from odl.types import Array, DType, TensorType
 
 # What the memory's `count` holds: slots in use, samples offered, numbers drawn.
 FILLED, SEEN, DRAWN, N_COUNTS = range(4)
-POLICIES = ("reservoir", "balanced")
 
 F32 = np.float32
 _LEVELS = F32(255)
