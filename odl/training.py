@@ -75,10 +75,9 @@ def build_training(model: Graph, recipe: Recipe) -> Training:
     if recipe.lora_rank:
         model, adapters = add_adapters(model, tuple(chosen), recipe.lora_rank, recipe.seed)
         chosen = dict.fromkeys(name for adapter in adapters for name in (adapter.down, adapter.up))
-    configure = partial(_configured, recipe=recipe)
-    model = replace(model, nodes=tuple(replace(node, op=configure(node.op)) for node in model.nodes))
+    model = _configured_graph(model, recipe)
     forward = _without_head(model) if recipe.loss == "cross_entropy" else model
-    build = Builder(forward, configure)
+    build = Builder(forward, partial(_configured, recipe=recipe))
     loss_scale = hold_loss_scale(build, recipe)
     target, loss, seed = _loss(build, forward.outputs[0], recipe, loss_scale)
     gradients = differentiate(build, forward.nodes, (forward.outputs[0], seed), tuple(chosen))
@@ -102,11 +101,7 @@ def _with_replay(model: Graph, recipe: Recipe) -> Training:
     above = build_training(parts.rest, replace(recipe, replay_layer="", replay_slots=0))
     n_classes = above.graphs[INFER].types[above.graphs[INFER].outputs[0]].shape[-1]
     memory = Memory(parts.rest.types[parts.latent], n_classes, recipe, list(above.step.types))
-    configure = partial(_configured, recipe=recipe)
-    whole, encoder = (
-        replace(graph, nodes=tuple(replace(node, op=configure(node.op)) for node in graph.nodes))
-        for graph in (model, parts.encoder)
-    )
+    whole, encoder = (_configured_graph(graph, recipe) for graph in (model, parts.encoder))
     graphs = {
         **above.graphs, STEP: memory.read(above.step, parts.latent), INFER: replace(whole, name=INFER),
         ENCODE: memory.encode(encoder), RECALL: memory.recall(), REMEMBER: memory.remember(above.target),
@@ -194,6 +189,10 @@ def _apply_batch(updater: Updater, step: Graph, held: Mapping[str, str]) -> tupl
         build.layer = updater.layers[name]
         updater.carries[total] = build.add(ClearGradient(), (total,), f"{total}.cleared")
     return build.graph(APPLY, (), updater.carries), control
+
+
+def _configured_graph(graph: Graph, recipe: Recipe) -> Graph:
+    return replace(graph, nodes=tuple(replace(node, op=_configured(node.op, recipe)) for node in graph.nodes))
 
 
 def _configured(op: Operator, recipe: Recipe) -> Operator:

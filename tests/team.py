@@ -20,8 +20,6 @@ FLAGS = (
     *("-std=c11", "-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-shared", "-fPIC"),
     *("-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow"),
 )
-DTYPES = {np.dtype(np.float16): DType.F16, np.dtype(np.float32): DType.F32, np.dtype(np.int32): DType.I32,
-          np.dtype(np.uint8): DType.U8}  # fmt: skip
 CANARY = 8  # bytes before and behind each tensor that nobody may write
 TEAM_C = '#include "odl_kernels.h"\n#include "odl_team.h"\nconst odl_half odl_zeros[4096] = {0};\n%s'
 
@@ -35,7 +33,7 @@ class Work:
 
     @property
     def kernel(self) -> Kernel:
-        types = [TensorType(array.shape, DTYPES[array.dtype]) for array in self.inputs]
+        types = [TensorType(array.shape, DType.of(array)) for array in self.inputs]
         return self.op.kernel(types, self.op.infer(types))
 
     def expected(self) -> tuple[Array, ...]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from odl import Recipe, compile_model
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
 pytestmark = pytest.mark.torch
 
-from benchmarks.accuracy import continual, float32, half, measure, report  # noqa: E402  they need PyTorch
+from benchmarks.accuracy import continual, float32, half, measure, rates, report  # noqa: E402  they need PyTorch
 from examples.network import Network  # noqa: E402
 from examples.torch_graph import TorchGraph  # noqa: E402
 
@@ -385,6 +386,29 @@ def test_what_was_wanted(points: float, told: str) -> None:
     assert told in first
     assert "by copies" in first
     assert "not measured" in second
+
+
+# --- learning rates ---------------------------------------------------------------------------------------------------
+
+
+def test_rates_are_judged_by_samples_that_are_neither_trained_on_nor_tested_with(case: Case) -> None:
+    held_out = rates.held_out(case)
+    trained, judged = rows(held_out.train), rows(held_out.test)
+    assert (len(trained), len(judged)) == (N_SAMPLES * 3 // 4, N_SAMPLES // 4)
+    assert not trained & judged
+    assert trained | judged == rows(case.train)
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_the_best_rate_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that learns, between one that does nothing and one that breaks everything."""
+    monkeypatch.setattr(rates, "RATES", (1e-12, 0.05, 1e30))
+    monkeypatch.setattr(rates, "_WAYS", ("none",))
+    prepare = partial(Task.prepare, built=tmp_path)
+    monkeypatch.setattr(Task, "prepare", lambda task, name: prepare(task, name))
+    (row,) = rates.search(SMALL, Jobs(tmp_path / "results"))
+    assert (row[0], row[-1]) == ("nothing beside the weights", "0.05")
+    assert rates.best({0.3: 0.5, 0.1: 0.5, 0.9: 0.4}) == 0.1
 
 
 # --- what is checked in -----------------------------------------------------------------------------------------------

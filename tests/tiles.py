@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 from pass_operators import slices
-from team import DTYPES, Work
+from team import Work
 
 from odl import fp16
 from odl.graph import Slice
-from odl.types import Shape, TensorType
+from odl.types import DType, Shape, TensorType
 
 
 def every_cut(shape: Shape) -> Iterator[Slice]:
@@ -20,7 +20,7 @@ def every_cut(shape: Shape) -> Iterator[Slice]:
 
 def tiled(work: Work, cut: Slice) -> Work | None:
     """The tile that computes slice `cut` of the output, with the slices of the operands that it asks for."""
-    types = [TensorType(array.shape, DTYPES[array.dtype]) for array in work.inputs]
+    types = [TensorType(array.shape, DType.of(array)) for array in work.inputs]
     whole = work.op.infer(types)
     tile = work.op.tile(cut, types, whole)
     if not tile:
@@ -40,6 +40,6 @@ def checked_axes(work: Work) -> set[int]:
             found.add(cut.axis)
             (part,) = tile.expected()
             np.testing.assert_array_equal(fp16.bits(part), fp16.bits(y[slices(cut)]), err_msg=f"{work.op}{cut}")
-            (type_,) = tile.op.infer([TensorType(array.shape, DTYPES[array.dtype]) for array in tile.inputs])
+            (type_,) = tile.op.infer([TensorType(array.shape, DType.of(array)) for array in tile.inputs])
             assert (part.shape, part.dtype) == (type_.shape, type_.dtype.numpy)
     return found

@@ -2,8 +2,9 @@
  * The cores that share a kernel's work. Every core runs the same calls; a kernel computes the share of its outputs that
  * belongs to `odl_core()`. Who computes an output never changes its bits: a sum is never cut.
  *
- * Three builds: one core (all of this vanishes); a real team, whose port provides odl_core() and odl_barrier(); and a
- * team played by one core, which does the shares of core 0, 1, 2, ... one after another (ODL_PLAYED_TEAM).
+ * Three builds: one core (all of this vanishes); a real team, whose port provides odl_core(), odl_barrier(), odl_lock()
+ * and odl_unlock(); and a team played by one core, which does the shares of core 0, 1, 2, ... one after another
+ * (ODL_PLAYED_TEAM).
  */
 #ifndef ODL_TEAM_H
 #define ODL_TEAM_H
@@ -17,7 +18,6 @@
 #if ODL_CORES == 1
 
 #define ODL_EACH_CORE
-#define ODL_TAKES_TURNS 1
 static inline uint32_t odl_core(void)
 {
     return 0;
@@ -25,10 +25,15 @@ static inline uint32_t odl_core(void)
 static inline void odl_barrier(void)
 {
 }
+static inline void odl_lock(void)
+{
+}
+static inline void odl_unlock(void)
+{
+}
 
 #elif defined(ODL_PLAYED_TEAM)
 
-#define ODL_TAKES_TURNS 1
 extern uint32_t odl_played_core;
 #define ODL_EACH_CORE for (odl_played_core = 0; odl_played_core < ODL_CORES; odl_played_core++)
 static inline uint32_t odl_core(void)
@@ -38,11 +43,16 @@ static inline uint32_t odl_core(void)
 static inline void odl_barrier(void)
 {
 }
+static inline void odl_lock(void)
+{
+}
+static inline void odl_unlock(void)
+{
+}
 
 #else
 
 #define ODL_EACH_CORE
-#define ODL_TAKES_TURNS 0
 /* The port's odl_core(), and odl_barrier(): it waits for all cores; what they wrote before is seen by all after it.
  * Between odl_lock() and odl_unlock() is one core at a time. */
 #include "odl_port_team.h"
@@ -52,13 +62,9 @@ static inline void odl_barrier(void)
 /* sum[0] += n modulo 2^32, of all cores that come by. Who reads it waits for the next barrier. */
 static inline void odl_add_up(int32_t *sum, int32_t n)
 {
-#if !ODL_TAKES_TURNS
     odl_lock();
-#endif
     *sum = (int32_t)((uint32_t)*sum + (uint32_t)n);
-#if !ODL_TAKES_TURNS
     odl_unlock();
-#endif
 }
 
 /* Variables and constants that belong into the memory next to the cores: sections that the port's link script knows. */
