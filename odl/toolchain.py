@@ -26,6 +26,7 @@ from pathlib import Path
 from odl import subprocesses
 from odl.elf import read_elf
 from odl.errors import FitError, OdlError, Problem, ToolError
+from odl.objects import Objects, cache_folder, fetch, keep
 from odl.targets.base import Target
 from odl.targets.pulp import HOW_TO_INSTALL as GVSOC_HINT
 from odl.targets.pulp import WITHOUT as WITHOUT_GVSOC
@@ -47,7 +48,7 @@ _PROBE_TIMEOUT_S = 30.0
 _FLAGS = ("-std=c11", "-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing")
 _WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow")
 _FREESTANDING = ("-ffreestanding", "-ffunction-sections", "-fdata-sections")
-_INCLUDES = ("-Iinclude", "-Irunner", "-Iport")
+_INCLUDED = ("include", "runner", "port")
 _LINK = ("--gc-sections", "-T", "port/link.ld")
 
 # zig cc defaults to a debug build with traps for undefined behaviour; this makes it plain clang.
@@ -145,7 +146,7 @@ def _compile_flags(target: Target, toolchain: Toolchain, sanitize: bool) -> tupl
         flags += _ZIG_FLAGS
     elif not target.is_riscv:
         flags += _speed_flags()
-    return flags + (_SANITIZE if sanitize else ()) + _INCLUDES
+    return flags + (_SANITIZE if sanitize else ()) + tuple(f"-I{folder}" for folder in _INCLUDED)
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
@@ -275,8 +276,7 @@ def _can_sanitize(toolchain: Toolchain) -> bool:
 
 def _environment() -> dict[str, str]:
     """zig wants a cache; left alone it makes one in the current folder."""
-    caches = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    zig = str(Path(caches, "odl", "zig"))
+    zig = str(cache_folder() / "zig")
     return {"ZIG_GLOBAL_CACHE_DIR": zig, "ZIG_LOCAL_CACHE_DIR": zig, **os.environ}
 
 
@@ -327,12 +327,18 @@ def compile_project(
     out = (out or project / ("build/trace" if trace else "build")).resolve()
     elf = out / ("runner.elf" if target.is_riscv else "runner")
     macros = {**dict(target.defines), **({"ODL_TRACE": 1} if trace else {}), **(defines or {})}
-    flags = _compile_flags(target, toolchain, sanitize) + _as_flags(macros)
+    flags = _compile_flags(target, toolchain, sanitize)
+
+    made = Objects(project, str(toolchain), (*toolchain.cc, *flags), _INCLUDED, macros)
 
     def compile_one(source: str) -> str:
         output = out / "objects" / f"{source}.o"
         output.parent.mkdir(parents=True, exist_ok=True)
-        _tool(toolchain.cc, *flags, "-c", source, "-o", str(output), cwd=project)
+        kept = None if sanitize else made.kept(source)  # those tell where their sources lie
+        if not (kept and fetch(kept, output)):
+            _tool(toolchain.cc, *flags, *_as_flags(macros), "-c", source, "-o", str(output), cwd=project)
+            if kept:
+                keep(output, kept)
         return str(output)
 
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
