@@ -50,7 +50,7 @@ class Objects:
         said = [self.compiler, _stamp(self.command[0]), *self.command, source, repr(sorted(map(str, macros)))]
         parts = [hashlib.sha256(part).digest() for part in (*(word.encode() for word in said), *texts)]
         digest = hashlib.sha256(b"".join(parts)).hexdigest()
-        return _store() / digest[:2] / f"{digest[2:]}.o"
+        return _pruned(cache_folder() / "objects") / digest[:2] / f"{digest[2:]}.o"
 
     def _closure(self, source: Path) -> set[Path]:
         """The source, and what it includes."""
@@ -105,13 +105,13 @@ def prune(store: Path, now: float) -> None:
 
 
 @cache
-def _store() -> Path:
-    store = cache_folder() / "objects"
-    pruned, now = store / "pruned", time.time()
+def _pruned(store: Path) -> Path:
+    """The store, pruned if that was not done today."""
+    mark, now = store / "pruned", time.time()
     with suppress(OSError):
         store.mkdir(parents=True, exist_ok=True)
-        if not pruned.exists() or now - pruned.stat().st_mtime > _DAY_S:
-            pruned.touch()
+        if not mark.exists() or now - mark.stat().st_mtime > _DAY_S:
+            mark.touch()
             prune(store, now)
     return store
 
