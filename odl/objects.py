@@ -21,6 +21,9 @@ from pathlib import Path
 LIMIT_BYTES = 256 << 20
 _DAY_S = 24 * 3600.0
 _INCLUDES = re.compile(rb'^\s*#\s*include\s+"([^"]+)"', re.M)
+# A function's declaration, with the comment above it.
+_DECLARATION = re.compile(rb"^(?:/\*(?:[^*]|\*(?!/))*\*/\n)?void (\w+)\([^;{}#]*\);\n+", re.M)
+_WORDS = re.compile(rb"\w+")
 
 
 def cache_folder() -> Path:
@@ -33,7 +36,8 @@ class Objects:
     """The objects of a project, each compiled by `command` with `macros`.
 
     Quoted names are looked for beside a source, then in `folders` of the project; other headers are the compiler's, of
-    which `compiler` is the name and version. A macro decides about a source if its name stands in one of its texts.
+    which `compiler` is the name and version. A macro decides about a source if its name stands in one of its texts, a
+    function's declaration if the source names it: kernels of many models share one header.
     """
 
     project: Path
@@ -45,12 +49,22 @@ class Objects:
 
     def kept(self, source: str) -> Path:
         """The file in which the object of a source lies, or will."""
-        texts = [self._text(path) for path in sorted(self._closure(self.project / source))]
+        texts = self._texts_of(source)
         macros = [item for item in self.macros.items() if any(item[0].encode() in text for text in texts)]
         said = [self.compiler, _stamp(self.command[0]), *self.command, source, repr(sorted(map(str, macros)))]
         parts = [hashlib.sha256(part).digest() for part in (*(word.encode() for word in said), *texts)]
         digest = hashlib.sha256(b"".join(parts)).hexdigest()
         return _pruned(cache_folder() / "objects") / digest[:2] / f"{digest[2:]}.o"
+
+    def _texts_of(self, source: str) -> list[bytes]:
+        """The source, and what it includes without the declarations of functions that it does not name."""
+        own = self._text(self.project / source)
+        named, pastes = set(_WORDS.findall(own)), b"##" in own
+
+        def wanted(declaration: re.Match[bytes]) -> bytes:
+            return declaration[0] if pastes or declaration[1] in named else b""
+
+        return [_DECLARATION.sub(wanted, self._text(path)) for path in sorted(self._closure(self.project / source))]
 
     def _closure(self, source: Path) -> set[Path]:
         """The source, and what it includes."""

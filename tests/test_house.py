@@ -14,7 +14,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports go to the same floor or down. A new module gets a line here.
 FLOORS = (
-    ("errors", "fp16", "masters", "types", "share", "version", "json_text", "subprocesses", "elf", "cnames", "staging"),
+    ("errors", "fp16", "masters", "types", "share", "version", "json_text", "subprocesses", "elf", "cnames", "staging",
+     "objects"),
     ("graph",),
     ("ops",),
     ("model_file", "folding", "frontend", "export", "interpreter"),
@@ -26,7 +27,7 @@ FLOORS = (
     ("wire", "targets", "toolchain", "compare", "project"),
     ("profile", "savings", "scores", "tile_report", "render", "console"),
     ("api", "autotune", "step_time", "selection", "results", "cli", "__init__", "__main__"),
-)
+)  # fmt: skip
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 

@@ -98,6 +98,24 @@ def test_what_decides_an_object(tmp_path: Path) -> None:
     assert len({usual, *others}) == 1 + len(others)
 
 
+def test_a_declaration_counts_for_those_that_name_it(tmp_path: Path) -> None:
+    """However many others stand around it."""
+    header = tmp_path / "all.h"
+    one, two = ("/* Of %s * %s. */\nvoid odl_%s(int n,\n    int m);\n" % (3 * (name,)) for name in ("one", "two"))
+
+    def found(*declarations: str, source: str = "void odl_one(int n, int m) {}") -> Path:
+        header.write_text("\n".join(("#define N 1", *declarations, "#define M 1\n")))
+        (tmp_path / "a.c").write_text(f'#include "all.h"\n{source}\n')
+        return key(tmp_path)
+
+    assert found(one) == found(one, two) == found(two, one)
+    assert found(one) != found() != found(one.replace("int m", "long m"))
+    assert found(two, source="odl_two(1, N);") != found(source="odl_two(1, N);")
+    assert found(one, source="ODL(one) odl_##x") != found(source="ODL(one) odl_##x")
+    inline = "void odl_two(int n) { (void)n; }\n"
+    assert found(one, inline) != found(one)
+
+
 def test_another_compiler_under_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.c").write_text("")
     found = []
