@@ -336,19 +336,37 @@ def _lay(boxes: Sequence[_Box], order: Sequence[int]) -> _Packing:
     return _Packing(order, offsets, int(laid[1].max(initial=0)))
 
 
-def _relay(boxes: Sequence[_Box], meets: Sequence[Sequence[int]], order: Sequence[int]) -> _Packing:
-    """`_lay`, where `meets` holds for each box those that live when it does: faster than NumPy while these are few."""
-    offsets = [-1] * len(boxes)
-    height = 0
-    for box in order:
+def _relay(
+    boxes: Sequence[_Box], meets: Sequence[Sequence[int]], order: Sequence[int], same: int, before: _Packing, goal: int
+) -> _Packing | None:
+    """`_lay`, where `meets` holds for each box those that live when it does: faster than NumPy while these are few.
+
+    The first `same` boxes of `order` are laid as `before`, which began with them too. None where the whole comes to
+    stand out more above `goal` than `before`.
+    """
+    offsets, tops = [-1] * len(boxes), [0] * len(boxes)
+    height, rest = 0, _excess(boxes, before, goal)
+    for turn, box in enumerate(order):
         size, offset = boxes[box][2], 0
-        for begin, end in sorted((offsets[it], offsets[it] + boxes[it][2]) for it in meets[box] if offsets[it] >= 0):
-            if begin - offset >= size:
-                break
-            offset = max(offset, end)
-        offsets[box] = offset
+        if turn < same:
+            offset = before.offsets[box]
+        else:
+            for begin, top in sorted([(offsets[it], tops[it]) for it in meets[box] if offsets[it] >= 0]):
+                if begin - offset >= size:
+                    break
+                if top > offset:
+                    offset = top
+        offsets[box], tops[box] = offset, offset + size
         height = max(height, offset + size)
+        rest -= max(0, offset + size - goal)
+        if rest < 0:
+            return None
     return _Packing(order, offsets, height)
+
+
+def _excess(boxes: Sequence[_Box], packing: _Packing, goal: int) -> int:
+    """By how much boxes stand out above the goal, all of them together."""
+    return sum([at + box[2] - goal for at, box in zip(packing.offsets, boxes, strict=True) if at + box[2] > goal])
 
 
 def _search(boxes: Sequence[_Box], packings: Sequence[_Packing], goal: int) -> _Packing:
@@ -379,10 +397,6 @@ def _descend(
 
     A step counts if no more stands out above the goal, summed over the boxes; the height alone would hardly ever tell.
     """
-
-    def excess(packing: _Packing) -> int:
-        return sum(max(0, at + box[2] - goal) for at, box in zip(packing.offsets, boxes, strict=True))
-
     now = lowest = start
     for _ in range(steps):
         if lowest.height <= goal:
@@ -390,9 +404,10 @@ def _descend(
         high = [turn for turn, box in enumerate(now.order) if now.offsets[box] + boxes[box][2] > goal]
         turns = high if chance() < 0.5 else range(len(boxes))
         turn = turns[int(chance() * len(turns))]
+        to = int(chance() * (turn if chance() < 0.5 else len(boxes)))
         order = list(now.order)
-        order.insert(int(chance() * (turn if chance() < 0.5 else len(order))), order.pop(turn))
-        moved = _relay(boxes, meets, order)
-        if excess(moved) <= excess(now):
+        order.insert(to, order.pop(turn))
+        moved = _relay(boxes, meets, order, min(to, turn), now, goal)
+        if moved:
             now, lowest = moved, min(lowest, moved, key=_height)
     return lowest

@@ -54,7 +54,7 @@ _LINK = ("--gc-sections", "-T", "port/link.ld")
 # zig cc defaults to a debug build with traps for undefined behaviour; this makes it plain clang.
 _ZIG_FLAGS = ("-fno-sanitize=undefined", "-fomit-frame-pointer", "-g0")
 
-_SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
+_SANITIZE = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
 
 
 @dataclass(frozen=True)
