@@ -2,7 +2,7 @@
 
 In binary32, since its accuracies are what binary16 is held against: of every four samples to learn from the last is
 held out, each way to train takes its steps with every rate of RATES on the others, and the rate that is most accurate
-on those held out (means over SEEDS and cases; of equals the lowest) belongs into the task. Prints alone.
+on those held out (means over SEEDS and cases; of equals the highest) belongs into the task. Prints alone.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def search(task: Task, jobs: Jobs) -> Iterator[tuple[str, ...]]:
 
 
 def best(accuracies: Mapping[float, float]) -> float:
-    return max(sorted(accuracies), key=lambda lr: round(accuracies[lr], 9))
+    return max(accuracies, key=lambda lr: (round(accuracies[lr], 9), lr))
 
 
 def main() -> None:

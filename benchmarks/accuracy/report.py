@@ -20,8 +20,9 @@ What training in binary16 reaches on real data, by odl's NumPy executor, whose b
 it the same recipe in binary32 by PyTorch: the same model, samples, order of samples, batches and learning rates.
 Accuracies are on samples that training has not seen, means over the seeds {seeds}, the least and the most of them in
 brackets; the difference is in points. Learning rates are those that did best in binary32 on samples held out of
-training (`python -m benchmarks.accuracy.rates`), so that no test sample chose any. RAM is the arena of qemu-zhinx; what is kept between steps is a part of it. Lost
-are updates of single weights that were to move and stayed; under stochastic rounding that is chance, and no loss.
+training (`python -m benchmarks.accuracy.rates`), so that no test sample chose any. RAM is the arena of qemu-zhinx; what
+is kept between steps is a part of it. Lost are updates of single weights that were to move and stayed; under stochastic
+rounding that is chance, and no loss.
 
 """
 _COLUMNS = ("", "binary32", "binary16", "difference", "RAM, bytes", "kept, bytes", "lost updates")
