@@ -31,5 +31,5 @@ TASK = Task(
     recipe={"lr": 1e-4, "momentum": 0.9, "batch": 16},
     steps=1392,
     quick_steps=160,
-    changes={"lean": {"lr": 6e-5}, "last": {"lr": 5e-3}, "quarter": {"lr": 3e-3}},
+    changes={"lean": {"lr": 1e-5}, "last": {"lr": 1e-1}, "quarter": {"lr": 1e-1}},
 )

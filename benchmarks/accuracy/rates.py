@@ -20,7 +20,7 @@ from benchmarks.accuracy.task import Case, Task, tasks, write_split
 from benchmarks.accuracy.variants import Plan, plans
 from odl.render import table
 
-RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 SEEDS = (0, 1)
 _PART = 4
 # The ways of a task that differ in binary32: the others round differently alone.

@@ -41,5 +41,5 @@ TASK = Task(
     recipe={"lr": 1e-3, "momentum": 0.9, "batch": 8},
     steps=480,
     quick_steps=120,
-    changes={"lean": {"lr": 1.25e-3}, "last": {"lr": 1e-2}, "quarter": {"lr": 1e-2}},
+    changes={"last": {"lr": 1e-1}, "quarter": {"lr": 3e-1}},
 )
