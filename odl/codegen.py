@@ -6,7 +6,7 @@ import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,13 @@ def write_sources(folder: Path, program: Program, training: Training, title: str
 
 def environment() -> jinja2.Environment:
     """The template environment: an undefined name is an error, block tags leave no blank lines."""
+    return _environment(share("templates"))
+
+
+@cache
+def _environment(folder: Path) -> jinja2.Environment:
     jinja = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(share("templates")), undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
     jinja.filters |= {"prototype": prototype, "paragraph": paragraph}

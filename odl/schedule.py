@@ -216,6 +216,7 @@ class _Search:
     def __init__(self, work: _Work) -> None:
         self.work = work
         self.users = {root: sum(1 << at for at in users) for root, users in work.users.items()}
+        self.frees = [[(self.users[root], work.size[root]) for root in touched] for touched in work.touched]
         self.needs = [sum(1 << at for at in needed) for needed in work.needs]
         self.near = [
             reduce(or_, (self.users[root] for root in touched), sum(1 << later for later in feeds))
@@ -283,9 +284,13 @@ class _Search:
         return during <= room and after <= 0
 
     def _growth(self, at: int, done: int) -> tuple[int, int]:
+        """`_Work.growth`; most of a search goes by here, and most nodes lie on no operand."""
         self.tried += 1
         left = ~(done | 1 << at)
-        return self.work.growth(at, lambda root: not self.users[root] & left)
+        if self.work.offers[at]:
+            return self.work.growth(at, lambda root: not self.users[root] & left)
+        new = self.work.new[at]
+        return new, new - sum([size for users, size in self.frees[at] if not users & left])
 
 
 def _bits(mask: int) -> Iterator[int]:
