@@ -53,8 +53,10 @@ def split(model: Graph, layer: str) -> Split:
     if crossing or latent in model.outputs:
         why = f"{', '.join(crossing)} of the layers below are read above too" if crossing else "nothing is above it"
         raise UsageError("no-cut", layer, why, "choose a layer that every path goes through, below the last one")
-    inputs = {latent: model.types[latent]}
-    return Split(replace(model, nodes=encoder, outputs=(latent,)), replace(model, nodes=rest, inputs=inputs), latent)
+    inputs, read = {latent: model.types[latent]}, {value for node in rest for value in node.inputs}
+    held = {name: tensor for name, tensor in model.persistent.items() if name in read}
+    above = replace(model, nodes=rest, inputs=inputs, persistent=held)
+    return Split(replace(model, nodes=encoder, outputs=(latent,)), above, latent)
 
 
 def _output_of(model: Graph, layer: str) -> str:

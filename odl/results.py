@@ -65,7 +65,7 @@ def checked(compiled: Compiled) -> Result:
         "layers": layers,
         "weights": sum(weight["elements"] for weight in weights),
         "trained_weights": sum(weight["trained_elements"] for weight in weights),
-        "macs": {"forward": compiled.training.graphs[INFER].macs(), "step": compiled.training.step.macs()},
+        "macs": {"forward": compiled.training.graphs[INFER].macs(), "step": compiled.training.macs},
         "vanished": dict(model.vanished),
     }
 
@@ -274,7 +274,7 @@ def ran(run: Run) -> Result:
     Cycles of a step are those of the program as it is; cycles of layers, which add up to more, those of one that looks
     at its counters after every kernel call.
     """
-    costs = profile(run.compiled.program, run.compiled.training.step, run.counts, run.counters)
+    costs = profile(run.compiled.program, run.compiled.training, run.counts, run.counters)
 
     def cost(of: Cost) -> Result:
         return _cost(of, run.counters, len(run.counts))

@@ -17,6 +17,8 @@ from odl.recipe import Recipe
 from odl.schedule import schedule
 from odl.training import Training, build_training
 
+_CHOICES = ("trainable", "last", "parameters", "channels", "lora_rank", "replay_layer", "replay_slots")
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -53,9 +55,8 @@ def savings(model: Model, training: Training) -> Savings | None:
 
 
 def with_everything(recipe: Recipe) -> Recipe:
-    """The recipe, but training all weights whole."""
-    chosen = {word: getattr(Recipe(), word) for word in ("trainable", "last", "parameters", "channels", "lora_rank")}
-    return replace(recipe, **chosen)
+    """The recipe, but training all weights whole, and on new samples alone: with replay, what is below is frozen."""
+    return replace(recipe, **{word: getattr(Recipe(), word) for word in _CHOICES})
 
 
 def costs(training: Training, order: Callable[[Graph], Graph] = schedule) -> Costs:
@@ -64,4 +65,4 @@ def costs(training: Training, order: Callable[[Graph], Graph] = schedule) -> Cos
     held = {name: graph.persistent[name].type.n_bytes for graph in graphs for name in graph.carries}
     elements = sum(map(training.trained_elements, training.trainable))
     most_live = max(max(live_bytes(order(split_gradients(graph))), default=0) for graph in graphs)
-    return Costs(sum(held.values()), most_live, training.step.macs(), elements)
+    return Costs(sum(held.values()), most_live, training.macs, elements)

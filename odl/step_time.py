@@ -17,6 +17,7 @@ from odl.errors import FitError
 from odl.graph import Graph, Phase
 from odl.options import Offers, Option, recipe_for
 from odl.recipe import Recipe
+from odl.replay import ENCODE, RECALL, REMEMBER
 from odl.targets import Target, machine_for
 from odl.training import APPLY, STEP, build_training
 
@@ -51,26 +52,32 @@ class Bench:
         return parts
 
     def _macs(self, recipe: Recipe) -> dict[tuple[str, Phase], float]:
-        step, parts = build_training(self.model, recipe).step, dict[tuple[str, Phase], float]()
-        for node in step.nodes:
-            parts[node.layer, node.phase] = parts.get((node.layer, node.phase), 0) + step.node_macs(node)
+        training, parts = build_training(self.model, recipe), dict[tuple[str, Phase], float]()
+        for name, often in training.often.items():
+            graph = training.graphs[name]
+            for node in graph.nodes:
+                parts[node.layer, node.phase] = parts.get((node.layer, node.phase), 0) + often * graph.node_macs(node)
         return parts
 
     def _run(self, recipe: Recipe) -> dict[tuple[str, Phase], float]:
-        """One step, or two of a larger batch, in which the second has its end: an end counts once a batch."""
-        n_steps = min(recipe.batch, 2)
-        compiled = api.compile_model(self.path, replace(recipe, batch=n_steps), self.target)
+        """One step, or two where the second has what the first lacks: the end of a batch, and old samples."""
+        n_steps = 2 if recipe.batch > 1 or recipe.replay_layer else 1
+        compiled = api.compile_model(self.path, replace(recipe, batch=min(recipe.batch, 2)), self.target)
         run = api.train(compiled, self.data, n_steps, self.on, timeout_s=self.timeout_s)
+        olds = recipe.replay_ratio * (n_steps - 1) if recipe.replay_layer else 0
+        ran = {ENCODE: n_steps, RECALL: olds, STEP: n_steps + olds, APPLY: (n_steps + olds) // 2, REMEMBER: n_steps}
+        often = replace(compiled.training, recipe=recipe).often
         parts: dict[tuple[str, Phase], float] = {}
-        often = {STEP: n_steps, APPLY: recipe.batch}
+        looked = 0
         for number, entry, call in compiled.program.calls():
             if entry in often:
-                count = int(run.counts[:, number, 0].sum()) / often[entry]
-                parts[call.layer, call.phase] = parts.get((call.layer, call.phase), 0) + count
-        if run.counter != "cycles":
-            return parts
-        step, last = int(run.whole[0]), int(run.whole[-1])  # without the time that looking takes
-        factor = (step + (last - step) / recipe.batch) / sum(parts.values())
+                count = int(run.counts[:, number, 0].sum())
+                parts[call.layer, call.phase] = (
+                    parts.get((call.layer, call.phase), 0) + count * often[entry] / ran[entry]
+                )
+                looked += count
+        # Looking at a counter takes cycles too, which the whole step does not have.
+        factor = int(run.whole.sum()) / looked if run.counter == "cycles" else 1
         return {key: count * factor for key, count in parts.items()}
 
 

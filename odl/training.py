@@ -58,6 +58,18 @@ class Training:
         """What training changes of the ONNX file."""
         return tuple(adapter.weight for adapter in self.adapters) or self.trainable
 
+    @property
+    def often(self) -> dict[str, float]:
+        """How often each graph of the training runs for one sample, as soon as a replay memory holds another."""
+        olds = self.recipe.replay_ratio if self.replay else 0
+        found: dict[str, float] = {ENCODE: 1, RECALL: olds, STEP: olds + 1, REMEMBER: 1}
+        return {name: found.get(name, (olds + 1) / self.recipe.batch) for name in self.graphs if name != INFER}
+
+    @property
+    def macs(self) -> int:
+        """The products of one sample's training: an end of a batch has none."""
+        return round(sum(n * self.graphs[name].macs() for name, n in self.often.items()))
+
     def trained_elements(self, name: str) -> int:
         """How many elements of a tensor an update may change."""
         if name not in self.trainable:

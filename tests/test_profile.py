@@ -42,7 +42,7 @@ def test_a_profile_adds_up_by_layer_and_phase(tmp_path: Path) -> None:
     calls = list(compiled.program.calls())
     counts = np.array([[0 if entry == "infer" else 10**number % 997 for number, entry, _ in calls]] * 3, np.uint32)
     both = np.stack([counts, 2 * counts], axis=-1)
-    found = profile.profile(compiled.program, compiled.training.step, both, ("cycles", "fpu"))
+    found = profile.profile(compiled.program, compiled.training, both, ("cycles", "fpu"))
 
     def by_hand(layer: str, phase: Phase) -> int:
         def here(entry: str, call: Call) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from models import cnn, compiled, draw, mlp, model, node, save
 from test_many import check as check_many
 
-from odl import api
+from odl import api, results
 from odl.api import compile_model, verify
 from odl.compare import Reference
 from odl.data import load_data
@@ -20,7 +20,8 @@ from odl.graph import Role
 from odl.ops.replay import FILLED, SEEN, Recall, Remember, pack, unpack
 from odl.program import ARENA, FLASH
 from odl.recipe import Recipe
-from odl.training import INFER
+from odl.replay import ENCODE
+from odl.training import INFER, STEP
 from odl.types import Array
 
 # --- the memory
@@ -134,6 +135,15 @@ def test_a_layer_that_cuts_nothing_is_refused(tmp_path: Path, layer: str, code: 
 def test_a_layer_that_every_path_goes_through_is_a_cut(tmp_path: Path, layer: str) -> None:
     network = compiled(tmp_path, residual(), replay_layer=layer, replay_slots=3)
     assert network.training.trainable == {"relu": ("w2", "w3"), "sum": ("w3",), "first": ("w2", "w3")}[layer]
+
+
+def test_the_last_layers_are_those_above(tmp_path: Path) -> None:
+    """Whatever lies below is frozen, and no layer that could be the last but one."""
+    words = {"replay_layer": "relu", "replay_slots": 3}
+    assert compiled(tmp_path, residual(), **words, last=1).training.trainable == ("w3",)
+    with pytest.raises(UsageError, match="2 have weights") as caught:
+        compiled(tmp_path, residual(), **words, last=3)
+    assert caught.value.code == "too-few-layers"
 
 
 def test_what_is_below_stays_in_flash_and_what_is_kept_in_ram(tmp_path: Path) -> None:
@@ -254,6 +264,19 @@ def test_a_run_goes_on_with_what_another_left(tmp_path: Path, data: Path, on: st
     assert {name: value.tobytes() for name, value in run.weights.items()} == {
         name: value.tobytes() for name, value in whole.weights.items()
     }
+
+
+@pytest.mark.parametrize("on", ["", "numpy"])
+def test_the_products_of_a_step_are_those_of_all_that_it_runs(tmp_path: Path, data: Path, on: str) -> None:
+    """The new sample's way up, and a training step for it and for each old one."""
+    network = compile_model(save(tmp_path, cnn()), Recipe(replay_layer="relu", replay_slots=5, replay_ratio=3), "host")
+    graphs = network.training.graphs
+    macs = graphs[ENCODE].macs() + 4 * graphs[STEP].macs()
+    assert graphs[ENCODE].macs() > 0
+    assert results.checked(network)["macs"]["step"] == macs
+    told = results.ran(api.train(network, data, 3, on))
+    assert told["per_step"]["macs"] == macs == sum(layer["macs"] for layer in told["layers"])
+    assert results.planned(network)["savings"]["chosen"]["macs"] == macs
 
 
 def test_a_wrong_draw_is_found_and_named(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
