@@ -234,8 +234,11 @@ def open_folder(folder: str | Path) -> Compiled:
 
 
 def build(compiled: Compiled, folder: str | Path) -> BuildResult:
-    """Write the C project and compile its runner. Raises UsageError, FitError or ToolError."""
+    """Write the C project and compile its runner. Raises FitError, ToolError, and UsageError: `holds-a-run` where that
+    would remove trained weights, and what staging raises."""
     path = Path(folder)
+    if (path / WEIGHTS).exists():
+        raise UsageError("holds-a-run", str(path), "what a run trained lies there", "choose another folder")
     require_fit(compiled)
     toolchain = find_toolchain(compiled.target)
     with staged(path, MARKER) as inside:
@@ -270,13 +273,15 @@ def train(
     progress: Progress = silent,
     timeout_s: float = 120.0,
     weights: Mapping[str, Array] | None = None,
+    first: int = 0,
 ) -> Run:
     """Train on the target for `steps` samples, streaming the loss to `progress`.
 
     `on` is a simulator, or "numpy": the executor, a mini-batch at once, with the same bits; it counts nothing. With
-    the `weights` of another run it goes on where that one ended, with the bits of one run over all samples.
+    the `weights` of another run it goes on where that one ended, with the bits of one run over all samples; where that
+    was on the same data, it has seen the `first` samples of the walk through them.
     """
-    samples = load_data(Path(data), compiled.training).steps(steps, compiled.recipe.seed)
+    samples = load_data(Path(data), compiled.training).steps(steps, compiled.recipe.seed, first)
     if on == NUMPY:
         return _train_in_numpy(compiled, samples, progress, weights or {})
     machine = machine_for(compiled.target, on)

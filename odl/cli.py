@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import click
 from odl import api, autotune, render, results, selection
 from odl.console import Console
 from odl.errors import BitsDifferError, ExitCode, ToolError, UsageError
-from odl.project import MARKER, read_origins, sha256
+from odl.project import MARKER, read_origins, sha256, walked
 from odl.recipe import CHOICES, Recipe, read_recipe
 from odl.recipe_toml import recipe_toml
 from odl.staging import write_whole
@@ -265,6 +266,8 @@ def build(
 ) -> None:
     """Write a C project that trains MODEL, and compile it."""
     compiled = _compile(console, model, recipe, target, ram)
+    if (model / api.WEIGHTS).is_file():
+        console.note(f"{model}: built with the weights it began with; to build what it trained, odl export it first")
     console.answer(results.built(compiled, str(output), api.build(compiled, output)), render.built)
 
 
@@ -288,6 +291,7 @@ def run(
         _require_no_recipe(model, recipe)
     compiled = _compile(console, model, recipe, target, ram)
     weights = api.load_weights(model, compiled) if goes_on else None
+    first = walked(model, data) if goes_on else 0
     if output:
         api.require_writable(output)
     with console.progress(steps, streams=True) as advance:
@@ -296,11 +300,17 @@ def run(
             console.stream(f"{step} {render.loss_text(loss)}")
             advance(step, loss)
 
-        trained = api.train(compiled, data, steps, on or "", listen, timeout, weights)
+        trained = api.train(compiled, data, steps, on or "", listen, timeout, weights, first)
     result = results.ran(trained)
     if output:
-        api.save_run(trained, output, **console.facts, **{k: v for k, v in result.items() if k not in _SAVED_ANYWAY})
+        further = {key: value for key, value in result.items() if key not in _SAVED_ANYWAY}
+        walk = {"data_sha256": sha256(data), "walked": first + steps}
+        api.save_run(trained, output, **walk, **console.facts, **further)
     console.answer(result, render.ran)
+    if not trained.updates.tried:
+        console.note(f"no batch of {compiled.recipe.batch} was full: nothing was updated")
+    if not isfinite(trained.loss[-1]):
+        console.note("the last loss is not finite: a lower --lr may help, or --loss-scaling dynamic")
     api.require_convergence(trained)
 
 
@@ -350,7 +360,7 @@ def eval_(
     recipe: RecipeFlags,
 ) -> None:
     """Tell how well MODEL, or what a run made of it, does on data."""
-    trained = (model / MARKER).is_file()
+    trained = (model / api.WEIGHTS).is_file()
     if trained:
         _require_no_recipe(model, recipe)
     compiled = _compile(console, model, recipe, target, ram)

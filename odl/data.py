@@ -25,13 +25,14 @@ class Data:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def steps(self, n_steps: int, seed: int) -> Data:
-        """The first `n_steps` samples of an endless walk through the data, each epoch in an order drawn from `seed`."""
+    def steps(self, n_steps: int, seed: int, first: int = 0) -> Data:
+        """`n_steps` samples of an endless walk through the data, each epoch in an order drawn from `seed`, behind the
+        `first` ones."""
         order: list[int] = []
         generator = np.random.default_rng(seed)
-        while len(order) < n_steps:
+        while len(order) < first + n_steps:
             order += generator.permutation(len(self)).tolist()
-        chosen = np.array(order[:n_steps], dtype=np.intp)
+        chosen = np.array(order[first : first + n_steps], dtype=np.intp)
         return Data(self.samples[chosen], self.targets[chosen])
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:

@@ -80,5 +80,12 @@ def read_origins(folder: Path) -> tuple[Origins, dict[str, Any]]:
         raise UsageError("not-a-project", str(folder), f"holds no usable {MARKER}: {error}") from error
 
 
+def walked(folder: Path, data: Path) -> int:
+    """How many samples of a walk through `data` the run in `folder` has behind it; 0 where it learned from others."""
+    note = read_origins(folder)[1]
+    same = data.is_file() and note.get("data_sha256") == sha256(data)
+    return int(note.get("walked", 0)) if same else 0
+
+
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()

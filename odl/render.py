@@ -308,13 +308,13 @@ def tuned(result: Result) -> str:
 
 def ran(result: Result) -> str:
     """`odl run`: what stands under the stream of losses."""
-    loss, step, arena = result["loss"], result["per_step"], result["arena_bytes"]["arena"]
+    step, arena = result["per_step"], result["arena_bytes"]["arena"]
     counter = _counter(result)
     cost = "".join(f"{step[word]:,.0f} {word}, " for word in [counter] if word)
     rate = f", {step['mac_per_cycle']:.2f} a cycle" if "mac_per_cycle" in step else ""
     facts = _facts(
         ("steps", f"{result['steps']:,} on {result['on']}"),
-        ("loss", f"{loss_text(loss[0])} at first, {loss_text(loss[-1])} at last"),
+        ("loss", _edges(result["loss"])),
         ("updates", _updates_text(result["updates"])),
         ("a step", f"{cost}{step['macs']:,} MACs{rate}"),
         ("arena", f"{arena:,} bytes (lower bound {result['arena_lower_bound']:,})"),
@@ -328,7 +328,15 @@ def _updates_text(updates: Result) -> str:
     share = 100 * lost["elements"] / lost["of"] if lost["of"] else 0
     skipped = f", {updates['skipped']:,} not finite and skipped" if updates["skipped"] else ""
     scale = f", loss scale {updates['loss_scale']:g}" if updates["loss_scale"] != 1 else ""
-    return f"{updates['tried']:,}{skipped}; {share:.1f} % of the weights' steps lost to rounding{scale}"
+    lost_to = "not taken, by chance and right in the mean" if updates["master"] == "stochastic" else "lost to rounding"
+    return f"{updates['tried']:,}{skipped}; {share:.1f} % of the weights' steps {lost_to}{scale}"
+
+
+def _edges(losses: Sequence[float]) -> str:
+    """The mean losses of the first and of the last tenth: those of single samples would tell little."""
+    n = max(1, len(losses) // 10)
+    first, last = (f"{sum(part) / n:.4g}" for part in (losses[:n], losses[-n:]))
+    return f"{first} at first, {last} at last" + (f", means of {n:,} steps" if n > 1 else "")
 
 
 def _counter(result: Result) -> str:

@@ -18,6 +18,7 @@ from odl.ops.replay import N_COUNTS, Keep, Recall, Remember
 from odl.recipe import Recipe
 from odl.types import Array, DType, TensorType
 
+MOST_BYTES = 1 << 28  # of a memory: far beyond a device's, and a host can still plan and check it
 ENCODE, RECALL, REMEMBER = "encode", "recall", "remember"
 
 
@@ -82,13 +83,20 @@ def _below(model: Graph, value: str) -> set[str]:
 
 
 class Memory:
-    """The tensors of a replay memory, and the graphs that fill it and draw from it."""
+    """The tensors of a replay memory, and the graphs that fill it and draw from it.
+
+    Raises UsageError `tensor-too-large` where the latents would be more than MOST_BYTES.
+    """
 
     def __init__(self, latent: TensorType, n_classes: int, recipe: Recipe, taken: Sequence[str]) -> None:
         n, slots = latent.n_elems, recipe.replay_slots
         self._recipe = recipe
         self._names = dict.fromkeys(taken)
         packs = recipe.replay_type == "int8"
+        n_bytes = slots * n * (1 if packs else 2)
+        if n_bytes > MOST_BYTES:
+            why = f"{slots:,} latents of {n:,} elements are {n_bytes:,} bytes, more than 2^28"
+            raise UsageError("tensor-too-large", "replay_slots", why, "keep fewer")
         zero = np.zeros
         self.latent = self._tensor("latent", zero(latent.shape, np.float16))
         self._label = self._tensor("label", zero(1, np.int32))

@@ -305,7 +305,8 @@ def _updates(run: Run) -> Result:
     found = asdict(run.updates)
     elements = sum(run.weights[name].size for name in found["lost"])
     total = sum(found["lost"].values())
-    return {**found, "lost": {"elements": total, "of": found["tried"] * elements, "weights": found["lost"]}}
+    lost = {"elements": total, "of": found["tried"] * elements, "weights": found["lost"]}
+    return {**found, "master": run.compiled.recipe.master, "lost": lost}
 
 
 def _cost(cost: Cost, counters: Sequence[str], steps: int) -> Result:

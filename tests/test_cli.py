@@ -290,6 +290,31 @@ def test_run_eval_export_agree(model: Path, data: Path, trained: tuple[Path, Res
     assert sum(map(sum, on_host["confusion"])) == 12
 
 
+def test_no_build_goes_over_what_was_trained(trained: tuple[Path, Result], tmp_path: Path) -> None:
+    folder, _ = trained
+    kept = (folder / "weights.npz").read_bytes()
+    refused = odl("build", folder, "-o", folder)
+    assert (refused.exit_code, "holds-a-run" in refused.stderr) == (ExitCode.USAGE, True)
+    assert (folder / "weights.npz").read_bytes() == kept
+    built = odl("build", folder, "-o", tmp_path / "c")
+    assert "odl export it first" in built.stderr
+
+
+def test_eval_takes_the_folder_of_a_build(model: Path, data: Path, tmp_path: Path) -> None:
+    answer("build", model, "-t", "host", "-o", tmp_path / "c")
+    told = answer("eval", tmp_path / "c", "--data", data)
+    assert told["correct"] == answer("eval", model, "--data", data)["correct"]
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("--batch", 300), "no batch of 300 was full"),
+    ((), "% of the weights' steps not taken, by chance"), (("--master", "none"), "% of the weights' steps lost"),
+])  # fmt: skip
+def test_what_a_run_says_about_itself(model: Path, data: Path, words: tuple[object, ...], said: str) -> None:
+    told = odl("run", model, "--on", "numpy", "-t", "host", "--data", data, "--steps", 5, *words)
+    assert said in told.output
+
+
 def test_a_run_in_numpy_is_a_run(model: Path, data: Path, tmp_path: Path) -> None:
     """It streams, counts nothing, and leaves a folder from which the same weights come as from the host's."""
     common = ("--data", data, "--steps", 7, "--batch", 3, "--lr", 0.1)
@@ -336,8 +361,16 @@ def test_a_run_goes_on(model: Path, data: Path, trained: tuple[Path, Result], tm
     more = answer("run", folder, "--continue", "--data", data, "--steps", 2, "--output", tmp_path / "more")
     assert more["loss"] != again["loss"]
     compiled = api.open_folder(folder)
+    n_seen = len(json.loads((folder / "odl.json").read_text())["loss"])
+    wanted = api.train(compiled, data, n_seen + 5)
+    assert more["loss"] == list(wanted.loss)[n_seen : n_seen + 2]
+    most = answer("run", tmp_path / "more", "--continue", "--data", data, "--steps", 3)
+    assert most["loss"] == list(wanted.loss)[n_seen + 2 :]
+    others = shutil.copyfile(data, tmp_path / "others.npz")
+    with others.open("ab") as file:
+        file.write(bytes(1))
     wanted = api.train(compiled, data, 2, weights=api.load_weights(folder, compiled))
-    assert more["loss"] == list(wanted.loss)
+    assert answer("run", folder, "--continue", "--data", others, "--steps", 2)["loss"] == list(wanted.loss)
     assert answer("run", model, "--continue", "--data", data, "--steps", 2, exit_code=ExitCode.USAGE)["error"]
     fixed = odl("run", folder, "--continue", "--data", data, "--steps", 2, "--lr", 0.2)
     assert "recipe-fixed" in fixed.stderr
@@ -496,3 +529,5 @@ def test_infinities_are_valid_json(model: Path, data: Path) -> None:
     told = answer("run", model, "-t", "host", "--data", data.with_name("huge.npz"), "--steps", 3, "--lr", 1000)
     assert all(isinstance(loss, float) or loss in ("NaN", "Infinity") for loss in told["loss"])
     assert "NaN" in told["loss"]
+    run = odl("run", model, "-t", "host", "--data", data.with_name("huge.npz"), "--steps", 3, "--lr", 1000)
+    assert "a lower --lr may help" in run.stderr
