@@ -85,7 +85,7 @@ def _below(model: Graph, value: str) -> set[str]:
 class Memory:
     """The tensors of a replay memory, and the graphs that fill it and draw from it.
 
-    Raises UsageError `tensor-too-large` where the latents would be more than MOST_BYTES.
+    Raises UsageError `replay-too-large` where the latents would be more than MOST_BYTES.
     """
 
     def __init__(self, latent: TensorType, n_classes: int, recipe: Recipe, taken: Sequence[str]) -> None:
@@ -96,7 +96,7 @@ class Memory:
         n_bytes = slots * n * (1 if packs else 2)
         if n_bytes > MOST_BYTES:
             why = f"{slots:,} latents of {n:,} elements are {n_bytes:,} bytes, more than 2^28"
-            raise UsageError("tensor-too-large", "replay_slots", why, "keep fewer")
+            raise UsageError("replay-too-large", "replay_slots", why, "keep fewer")
         zero = np.zeros
         self.latent = self._tensor("latent", zero(latent.shape, np.float16))
         self._label = self._tensor("label", zero(1, np.int32))

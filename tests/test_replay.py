@@ -160,7 +160,7 @@ def test_what_is_below_stays_in_flash_and_what_is_kept_in_ram(tmp_path: Path) ->
 def test_a_memory_beyond_all_bounds_is_refused_before_it_is_made(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         compiled(tmp_path, cnn(), replay_layer="relu", replay_slots=10**9)
-    assert caught.value.code == "tensor-too-large"
+    assert caught.value.code == "replay-too-large"
 
 
 def test_a_memory_that_does_not_fit_is_refused(tmp_path: Path) -> None:
