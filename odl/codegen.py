@@ -134,7 +134,9 @@ class Printer:
                 sources[f"src/kernels/{stem}.c"] = f"/* Kernels: {stem.replace('_', ' ')}. */\n{source}\n"
         declared = "\n".join(headers)
         missing = [kernel for kernel in sorted(used) if f"odl_{kernel}(" not in declared]
-        assert not missing, f"no template declares {missing}"
+        assert not missing, (
+            f"templates/kernels declares no {missing}: is there a file of that operator, and the name in it?"
+        )
         return headers, sources
 
     def _context(self) -> dict[str, Any]:

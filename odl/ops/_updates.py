@@ -32,7 +32,8 @@ class Update(Operator):
     w (N, ...) binary16; of its rows, those from `row` on are trained. The states, like the trained rows, are binary16
     or binary32; memory, for masters that have one, likewise. g (count, ...), binary32 or binary16, is of the trained
     rows `first` .. `first + count - 1` (all where count is 0). rates (4) and guard (8): binary32; progress (4) int32,
-    for stochastic rounding, whose draws also depend on `salt` and on an element's number, counted from row `-index`.
+    for stochastic rounding, whose draws also depend on `salt` and on an element's number: the first trained row is the
+    row `index` of the whole weight, whose elements are counted from 0.
 
     g' = rn32(g * unscale), then, with `clip` > 0, between -clip and clip. The rule of the subclass makes of it the new
     states, a step, and the way that the weight goes, all in binary32, one operation at a time; states are rounded to
@@ -93,7 +94,7 @@ class Update(Operator):
     def _change(self, parts: Sequence[Array], g: Array, rates: Array, progress: Array | None) -> int:
         """Change weights and what is held beside them, in place; returns how many updates were lost."""
         w, *held = parts
-        states, memory = held[: self.n_states], [*held[self.n_states :], None][0]
+        states, memory = held[: self.n_states], (held[self.n_states] if self.master.memory else None)
         with np.errstate(all="ignore"):
             unscaled = self._clipped(fp16.mul32(g, rates[UNSCALE]))
             wide = [state.astype(np.float32) for state in states]
