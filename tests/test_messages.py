@@ -1,0 +1,101 @@
+"""What refusals of recipes, sizes, data and folders say: whole sentences of our own, all at once, and how to go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import cnn, compiled, refusal
+
+from odl.errors import OdlError
+from odl.recipe import Recipe, read_recipe
+from odl.trainable import select
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("recipe", "told"), [
+    ({"nesterov": True}, "nesterov: needs a momentum above 0"),
+    ({"replay_slots": 10}, "replay_slots: needs a replay_layer, whose outputs the slots keep"),
+    ({"replay_layer": "relu"}, "replay_slots: must be at least 1 where a replay_layer is given"),
+    ({"optimizer": "adam", "momentum": 0.9}, "momentum: belongs to sgd alone: adam has beta1"),
+    ({"clip_norm": 1.0}, 'clip_norm: needs all gradients at once: updates = "kept", or a batch above 1'),
+    ({"replay_layer": "relu", "replay_slots": 3, "loss": "mse"},
+     "replay_layer: needs labels, so the loss must be cross_entropy: mse has none"),
+    ({"loss_scaling": "none", "loss_scale": 2.0}, "loss_scale: must be 1 where loss_scaling is none"),
+    ({"loss_scaling": "dynamic", "scale_growth": 3.0},
+     "scale_growth: 3.0 is no power of two, which a dynamic loss scale needs"),
+    ({"lr_schedule": "cosine", "lr": 0.1, "lr_least": 0.2}, "lr_least: must not be above lr: 0.2 is above 0.1"),
+    ({"trainable": ()}, "trainable: must hold at least one pattern"),
+    ({"parameters": "biases", "lora_rank": 1},
+     "lora_rank: needs parameters = all: it cannot choose among biases alone"),
+    ({"channels": ("fc=0.5",), "lora_rank": 1},
+     "channels: cannot be given where lora_rank is not 0: adapters have no channels"),
+    ({"channels": ("fc",)},
+     "channels: 'fc' is neither PATTERN=FIRST:LAST with FIRST < LAST nor PATTERN=SHARE with 0.0 < SHARE <= 1.0"),
+    ({"last": -1}, "last: must be at least 0, not -1"),
+    ({"momentum": 1.5}, "momentum: must be at least 0 and below 1, not 1.5"),
+    ({"lr": 1e39}, "lr: must be above 0 and at most 3.4e38, not 1e+39"),
+    ({"scale_backoff": 1.0}, "scale_backoff: must be at least 2^-16 and at most 0.5, not 1.0"),
+    ({"replay_ratio": 0}, "replay_ratio: must be at least 1 and at most 1024, not 0"),
+    ({"seed": 2**32}, "seed: must be at least 0 and at most 2^32 - 1, not 4294967296"),
+    ({"optimizer": "sdg"}, "optimizer: must be one of sgd, adam, adamw, not 'sdg'"),
+    ({"batch": 1.5}, "batch: must be a whole number, not 1.5"),
+])  # fmt: skip
+def test_a_rule_is_a_sentence(recipe: dict[str, Any], told: str) -> None:
+    (problem,) = refusal(lambda: Recipe(**recipe)).problems
+    assert f"{problem.where}: {problem.why}" == told
+
+
+def test_the_largest_seed_is_one() -> None:
+    assert Recipe(seed=2**32 - 1).seed == 2**32 - 1
+
+
+def recipe_error(folder: Path, text: str) -> OdlError:
+    (folder / "recipe.toml").write_text(text)
+    return refusal(lambda: read_recipe(folder / "recipe.toml"))
+
+
+def test_a_file_is_told_all_that_is_wrong_in_it(tmp_path: Path) -> None:
+    text = 'lr = -1.0\nmomentum = 1.5\nbatch = 0\noptimizer = "sdg"\nseed = "x"\nlr_shedule = "step"\n'
+    error = recipe_error(tmp_path, text)
+    keys = ["lr_shedule", "optimizer", "lr", "momentum", "batch", "seed"]
+    assert [problem.where for problem in error.problems] == [f"{tmp_path / 'recipe.toml'}: {key}" for key in keys]
+    assert [problem.code for problem in error.problems] == ["recipe-word", *["recipe-value"] * 4, "recipe-type"]
+
+
+def test_contradictions_are_told_at_once_and_only_of_sound_keys(tmp_path: Path) -> None:
+    error = recipe_error(tmp_path, "nesterov = true\nclip_norm = 1.0\nreplay_slots = 3\n")
+    assert [problem.where.split(": ")[1] for problem in error.problems] == ["nesterov", "clip_norm", "replay_slots"]
+    (problem,) = recipe_error(tmp_path, 'momentum = 0.9\noptimizer = "sdg"\n').problems
+    assert problem.where.endswith(": optimizer")
+
+
+@pytest.mark.parametrize(("key", "near"), [("lr_shedule", "lr_schedule"), ("Momentum", "momentum"), ("rank", "lora_")])
+def test_an_unknown_key_is_told_its_neighbour_and_not_all(tmp_path: Path, key: str, near: str) -> None:
+    (problem,) = recipe_error(tmp_path, f"{key} = 1\n").problems
+    assert problem.hint.startswith(f"did you mean {near}")
+    assert "accumulate" not in problem.hint
+
+
+def test_a_key_without_neighbours_is_told_all(tmp_path: Path) -> None:
+    (problem,) = recipe_error(tmp_path, "epochs = 1\n").problems
+    assert "accumulate, batch, " in problem.hint
+
+
+@pytest.mark.parametrize("text", ["[training]\nlr = 0.1\n", "[[training]]\nlr = 0.1\n", "[lr]\nvalue = 1\n"])
+def test_a_recipe_has_no_tables(tmp_path: Path, text: str) -> None:
+    (problem,) = recipe_error(tmp_path, text).problems
+    assert problem.code == "recipe-word"
+    assert problem.why == "a recipe has no tables: keys stand at the top"
+
+
+@pytest.mark.parametrize(("pattern", "hint"), [
+    ("C*", "near it: c0, conv (case counts); all names: beta, c0, conv, "),
+    ("cnov", "near it: conv (case counts); all names: beta, c0, conv, "),
+    ("nothing*", "names: beta, c0, conv, "),
+])  # fmt: skip
+def test_a_pattern_is_told_names_near_it(tmp_path: Path, pattern: str, hint: str) -> None:
+    graph = compiled(tmp_path, cnn()).model.graph
+    assert refusal(lambda: select(graph, Recipe(trainable=(pattern,)))).problems[0].hint.startswith(hint)
