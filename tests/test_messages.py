@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import cnn, compiled, refusal
+from click.testing import CliRunner, Result
+from models import cnn, compiled, mlp, refusal, save
 
+from odl.cli import cli
 from odl.errors import OdlError
 from odl.recipe import Recipe, read_recipe
 from odl.trainable import select
@@ -99,3 +101,24 @@ def test_a_recipe_has_no_tables(tmp_path: Path, text: str) -> None:
 def test_a_pattern_is_told_names_near_it(tmp_path: Path, pattern: str, hint: str) -> None:
     graph = compiled(tmp_path, cnn()).model.graph
     assert refusal(lambda: select(graph, Recipe(trainable=(pattern,)))).problems[0].hint.startswith(hint)
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def odl(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="odl")
+
+
+@pytest.mark.parametrize(("text", "n_bytes"), [
+    ("1.5K", 1536), ("0.5M", 1 << 19), ("1G", 1 << 30), ("1.5gib", 3 << 29), ("64KiB", 65536), ("0.3k", 307),
+])  # fmt: skip
+def test_sizes(tmp_path: Path, text: str, n_bytes: int) -> None:
+    told = odl("plan", save(tmp_path, mlp()), "--ram", text).output
+    assert f" of {n_bytes:,}" in told, told
+
+
+@pytest.mark.parametrize("text", ["1.5", "1.M", ".5M", "1T", "0.0G", "0.0001K", "1.5.5M"])
+def test_no_sizes(tmp_path: Path, text: str) -> None:
+    result = odl("plan", save(tmp_path, mlp()), "--ram", text)
+    assert (result.exit_code, "is no size such as 65536, 64K, 1.5M or 1G" in result.stderr) == (2, True)
