@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from models import cnn, compiled, mlp, refusal, save
+from models import cnn, compiled, draw, mlp, refusal, save
 
+from odl.api import Compiled
 from odl.cli import cli
+from odl.data import load_data
 from odl.errors import OdlError
 from odl.recipe import Recipe, read_recipe
 from odl.trainable import select
@@ -122,3 +125,85 @@ def test_sizes(tmp_path: Path, text: str, n_bytes: int) -> None:
 def test_no_sizes(tmp_path: Path, text: str) -> None:
     result = odl("plan", save(tmp_path, mlp()), "--ram", text)
     assert (result.exit_code, "is no size such as 65536, 64K, 1.5M or 1G" in result.stderr) == (2, True)
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    return compiled(tmp_path_factory.mktemp("images"), cnn())
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """4 inputs, 3 outputs, mse."""
+    return compiled(tmp_path_factory.mktemp("vectors"), mlp(), loss="mse")
+
+
+X, Y = draw(5, 2, 6, 6), np.array([0, 1, 2, 0, 1])
+
+
+def data_error(folder: Path, network: Compiled, **arrays: Any) -> tuple[str, str]:
+    np.savez(folder / "data.npz", **arrays)
+    (problem,) = refusal(lambda: load_data(folder / "data.npz", network.training)).problems
+    return problem.why, problem.hint
+
+
+@pytest.mark.parametrize(("name", "content", "why"), [
+    ("none.npz", None, "there is no such file"),
+    ("text.npz", b"text", "is no .npz file, or not a whole one"),
+    ("empty.npz", b"", "is no .npz file, or not a whole one"),
+    ("array.npy", b"\x93NUMPY\x01\x00", "is a single array (.npy), not an .npz file with x and y"),
+    (".", None, "this is a folder, not an .npz file"),
+])  # fmt: skip
+def test_files_that_are_no_data(tmp_path: Path, images: Compiled, name: str, content: bytes | None, why: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    (problem,) = refusal(lambda: load_data(tmp_path / name, images.training)).problems
+    assert (problem.code, problem.why) == ("data-unreadable", why)
+    assert "numpy.savez" in problem.hint
+
+
+def test_objects_are_told_without_a_word_of_pickle(tmp_path: Path, images: Compiled) -> None:
+    why, hint = data_error(tmp_path, images, x=np.array([None]), y=Y)
+    assert why == "is damaged, or its arrays hold Python objects instead of numbers"
+    assert "numpy.savez" in hint
+
+
+@pytest.mark.parametrize(("shape", "hint"), [
+    ((5, 6, 6, 2), "channels come first: x.transpose(0, 3, 1, 2)"),
+    ((5, 6, 2, 6), "the first axis counts samples, the others are in the order of the ONNX file"),
+])  # fmt: skip
+def test_samples_of_another_shape(tmp_path: Path, images: Compiled, shape: tuple[int, ...], hint: str) -> None:
+    found = data_error(tmp_path, images, x=np.ones(shape), y=Y)
+    assert found == (f"holds {shape}, the model wants (N, 2, 6, 6)", hint)
+    if "transpose" in hint:
+        np.savez(tmp_path / "data.npz", x=np.ones(shape).transpose(0, 3, 1, 2), y=Y)
+        assert len(load_data(tmp_path / "data.npz", images.training)) == 5
+
+
+def test_labels_for_mse(tmp_path: Path, vectors: Compiled) -> None:
+    why, hint = data_error(tmp_path, vectors, x=np.ones((5, 4)), y=Y)
+    assert why == "holds (5,), the model wants (N, 3)"
+    assert hint == "class labels are for --loss cross_entropy"
+
+
+@pytest.mark.parametrize(("y", "hint"), [
+    (np.eye(3)[Y], "of one-hot rows: y.argmax(axis=1)"),
+    (Y.astype(float), "y.astype(int)"),
+    (Y > 0, "y.astype(int)"),
+    (Y[:, None], "y.ravel().astype(int)"),
+    (Y + 0.5, "y holds the number of one class for each sample; for other targets use --loss mse"),
+    (np.ones((5, 4)), "y holds the number of one class for each sample; for other targets use --loss mse"),
+    (np.array(1), "y holds the number of one class for each sample; for other targets use --loss mse"),
+    (Y.astype(str), "y holds the number of one class for each sample; for other targets use --loss mse"),
+])  # fmt: skip
+def test_labels_that_are_no_integers(tmp_path: Path, images: Compiled, y: Any, hint: str) -> None:
+    why, told = data_error(tmp_path, images, x=X, y=y)
+    assert (why, told) == (f"{y.dtype} of shape {y.shape} is not (N,) of integers", hint)
+    if hint.endswith(")"):
+        mended = eval(hint.split(": ")[-1], {"y": y})
+        np.savez(tmp_path / "data.npz", x=X, y=mended)
+        wanted = y.ravel() if y.shape != (5, 3) else Y
+        assert (load_data(tmp_path / "data.npz", images.training).targets.ravel() == wanted).all()
