@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 from models import cnn, compiled, draw, mlp, refusal, save
 
-from odl.api import Compiled
+from odl.api import Compiled, load_weights
 from odl.cli import cli
 from odl.data import load_data
 from odl.errors import OdlError
+from odl.project import read_origins
 from odl.recipe import Recipe, read_recipe
 from odl.trainable import select
 
@@ -207,3 +208,37 @@ def test_labels_that_are_no_integers(tmp_path: Path, images: Compiled, y: Any, h
         np.savez(tmp_path / "data.npz", x=X, y=mended)
         wanted = y.ravel() if y.shape != (5, 3) else Y
         assert (load_data(tmp_path / "data.npz", images.training).targets.ravel() == wanted).all()
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "content", "why"), [
+    ("model.onnx", None, "is a file, not a folder"),
+    ("nowhere", None, "there is no such folder"),
+    (".", None, "holds no odl.json"),
+    (".", "no JSON", "its odl.json cannot be used"),
+    (".", '{"recipe": 3}', "its odl.json cannot be used"),
+])  # fmt: skip
+def test_export_of_what_is_no_run(tmp_path: Path, name: str, content: str | None, why: str) -> None:
+    save(tmp_path, mlp())
+    if content:
+        (tmp_path / "odl.json").write_text(content)
+    result = odl("export", tmp_path / name, "-o", tmp_path / "x.onnx")
+    hint = "give a folder that odl run -o or odl build -o wrote"
+    assert result.stderr == f"error: not-a-project: {tmp_path / name}: {why}\n  hint: {hint}\n"
+
+
+def test_a_recipe_in_a_folder_is_told_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "odl.json").write_text('{"recipe": {"lr": 0.0, "wrong": 1}, "target": "host"}')
+    problems = refusal(lambda: read_origins(tmp_path)).problems
+    assert [problem.where for problem in problems] == [f"{tmp_path / 'odl.json'}: {key}" for key in ("wrong", "lr")]
+
+
+@pytest.mark.parametrize("content", [None, b"text"])
+def test_a_folder_without_weights(tmp_path: Path, vectors: Compiled, content: bytes | None) -> None:
+    if content:
+        (tmp_path / "weights.npz").write_bytes(content)
+    (problem,) = refusal(lambda: load_weights(tmp_path, vectors)).problems
+    assert problem.why == ("does not hold the weights of this model" if content else "holds no weights.npz")
+    assert problem.hint == "give a folder that odl run -o wrote"
