@@ -404,7 +404,10 @@ def save_run(run: Run, folder: str | Path, **more: object) -> None:
 def load_weights(folder: str | Path, compiled: Compiled) -> dict[str, Array]:
     """The trained weights of a run folder, by name. Raises UsageError `not-a-run`."""
     path, found = Path(folder) / WEIGHTS, {}
+    hint = "give a folder that odl run -o wrote"
     try:
+        if not path.is_file():
+            raise UsageError("not-a-run", str(folder), f"holds no {WEIGHTS}", hint)
         with np.load(path) as archive:
             for i, name in enumerate(_arena_names(compiled)):
                 found[name] = archive[f"w{i}"]
@@ -412,9 +415,7 @@ def load_weights(folder: str | Path, compiled: Compiled) -> dict[str, Array]:
                 if (found[name].shape, found[name].dtype) != (type_.shape, type_.dtype.numpy):
                     raise ValueError(f"'{name}' is not {type_}")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            "not-a-run", str(path), f"holds no usable weights: {error}", "make it by odl run -o"
-        ) from error
+        raise UsageError("not-a-run", str(path), "does not hold the weights of this model", hint) from error
     return found
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -67,13 +68,14 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _n_bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
-    """A size: 65536, 64K, 1M, 64KiB."""
+    """A size in bytes: 65536, 64K, 1.5M, 64KiB; of a fraction of a byte, the whole ones."""
     if value is None:
         return None
-    match = re.fullmatch(r"(\d+)(?:([km])(?:i?b)?)?", value, re.IGNORECASE)
-    if not match or not int(match[1]):
-        raise click.BadParameter(f"{value!r} is no size such as 65536, 64K or 1M")
-    return int(match[1]) << {"": 0, "k": 10, "m": 20}[(match[2] or "").lower()]
+    match = re.fullmatch(r"([0-9]+|[0-9]+\.[0-9]+(?=[kmg]))(?:([kmg])(?:i?b)?)?", value, re.IGNORECASE)
+    n_bytes = int(Fraction(match[1]) * 1024 ** " kmg".index((match[2] or " ").lower())) if match else 0
+    if not n_bytes:
+        raise click.BadParameter(f"{value!r} is no size such as 65536, 64K, 1.5M or 1G")
+    return n_bytes
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,13 +51,13 @@ def load_data(path: Path, training: Training) -> Data:
     arrays = _read(path)
     sample = training.graphs[INFER].inputs[training.sample]
     target = training.step.inputs[training.target]
-    samples = _stored(arrays["x"], sample.shape, f"{path}: x")
+    samples = _stored(arrays["x"], sample.shape, path, "x")
     if target.dtype is DType.I32:
         inference = training.graphs[INFER]
         classes = inference.types[inference.outputs[0]].shape[-1]
         targets = _labels(arrays.get("y"), classes, f"{path}: y")
     elif "y" in arrays:
-        targets = _stored(arrays["y"], target.shape, f"{path}: y")
+        targets = _stored(arrays["y"], target.shape, path, "y")
     elif target.shape == sample.shape:
         targets = samples
     else:
@@ -66,31 +67,62 @@ def load_data(path: Path, training: Training) -> Data:
     return Data(samples, targets)
 
 
+_SAVE = 'numpy.savez("data.npz", x=x, y=y) writes such a file'
+
+
 def _read(path: Path) -> dict[str, Array]:
+    if why := _no_archive(path):
+        raise ModelError("data-unreadable", str(path), why, _SAVE)
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if name in ("x", "y")}
+            arrays = {name: np.asarray(archive[name]) for name in archive.files if name in ("x", "y")}
             names = ", ".join(archive.files) or "none"
     except Exception as error:  # a broken file can raise nearly anything in zipfile, zlib and NumPy
-        raise ModelError("data-unreadable", str(path), f"is not a readable .npz file: {error}") from error
+        why = "is damaged, or its arrays hold Python objects instead of numbers"
+        raise ModelError("data-unreadable", str(path), why, _SAVE) from error
     if "x" not in arrays:
-        raise ModelError("data-key", str(path), f"has no array 'x', only {names}")
+        raise ModelError("data-key", str(path), f"has no array 'x', only {names}", _SAVE)
     return arrays
 
 
-def _stored(array: Array, shape: Shape, where: str) -> Array:
+def _no_archive(path: Path) -> str:
+    """Why the file cannot be an .npz file, or nothing."""
+    try:
+        with path.open("rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                return "is a single array (.npy), not an .npz file with x and y"
+    except FileNotFoundError:
+        return "there is no such file"
+    except OSError as error:
+        return "this is a folder, not an .npz file" if path.is_dir() else f"cannot be read: {error.strerror}"
+    return "" if zipfile.is_zipfile(path) else "is no .npz file, or not a whole one"
+
+
+def _stored(array: Array, shape: Shape, path: Path, name: str) -> Array:
     """(N, *ONNX shape without the batch) of a real dtype -> binary16 (N, 1, ...) in storage order."""
+    where = f"{path}: {name}"
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise ModelError("data-type", where, f"{array.dtype} is not a real number type of up to 64 bits")
     wanted = onnx_shape(shape)
     if len(array.shape) == 0 or array.shape[1:] not in (wanted[1:], wanted):
-        raise ModelError("data-shape", where, f"holds {array.shape}, the model wants (N, {wanted[1:]})")
+        why = f"holds {array.shape}, the model wants (N, {', '.join(map(str, wanted[1:]))})"
+        raise ModelError("data-shape", where, why, _shape_hint(array, wanted[1:], name))
     rounded: Array = fp16.half(array).reshape(len(array), *wanted)
     _check_finite(array, rounded, where)
     if len(shape) == 4:
         rounded = rounded.transpose(0, *(axis + 1 for axis in CHANNELS_LAST))
     assert rounded.shape[1:] == shape
     return np.ascontiguousarray(rounded)
+
+
+def _shape_hint(array: Array, wanted: Shape, name: str) -> str:
+    """How to make samples `wanted` of what looks like channels that come last, or like labels."""
+    n = array.ndim
+    if n > 2 and (array.shape[-1], *array.shape[1:-1]) == wanted:
+        return f"channels come first: {name}.transpose{(0, n - 1, *range(1, n - 1))}"
+    if name == "y" and n == 1 and array.dtype.kind in "iu":
+        return "class labels are for --loss cross_entropy"
+    return "the first axis counts samples, the others are in the order of the ONNX file"
 
 
 def _check_finite(array: Array, rounded: Array, where: str) -> None:
@@ -109,9 +141,20 @@ def _labels(array: Array | None, classes: int, where: str) -> Array:
     if array is None:
         raise ModelError("data-key", where, "cross entropy needs integer labels", "add an array y (N,), or use mse")
     if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise ModelError("data-type", where, f"{array.dtype} of shape {array.shape} is not (N,) of integers")
+        why = f"{array.dtype} of shape {array.shape} is not (N,) of integers"
+        raise ModelError("data-type", where, why, _label_hint(array, classes))
     wrong = np.flatnonzero((array < 0) | (array >= classes))
     if len(wrong):
         at = int(wrong[0])
         raise ModelError("label-range", where, f"y[{at}] = {array[at]}, the model has classes 0 .. {classes - 1}")
     return array.astype(np.int32).reshape(-1, 1)
+
+
+def _label_hint(array: Array, classes: int) -> str:
+    """How to make integers of one-hot rows, or of integers in other clothes."""
+    if array.ndim == 2 and array.shape[1] == classes > 1:
+        return "of one-hot rows: y.argmax(axis=1)"
+    is_whole = array.dtype.kind in "biu" or (array.dtype.kind == "f" and bool((array == np.floor(array)).all()))
+    if is_whole and array.ndim > 0 and array.size == len(array):
+        return f"y{'.ravel()' if array.ndim > 1 else ''}.astype(int)"
+    return "y holds the number of one class for each sample; for other targets use --loss mse"

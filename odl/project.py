@@ -15,7 +15,7 @@ from odl.errors import UsageError
 from odl.export import write_model
 from odl.frontend import Model
 from odl.program import Program
-from odl.recipe import Recipe
+from odl.recipe import Recipe, recipe_of
 from odl.share import share
 from odl.targets import Target
 from odl.toolchain import project_variables
@@ -26,6 +26,7 @@ from odl.version import VERSION
 MARKER = "odl.json"
 MODEL = "model.onnx"
 SCHEMA = 1
+_OURS = "give a folder that odl run -o or odl build -o wrote"
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,23 @@ def note_origins(
 
 
 def read_origins(folder: Path) -> tuple[Origins, dict[str, Any]]:
-    """What a project or run folder was made from, and all of its odl.json."""
+    """What a project or run folder was made from, and all of its odl.json. Raises UsageError `not-a-project`, or what
+    is wrong with the recipe in it."""
     try:
+        if not (folder / MARKER).is_file():
+            raise UsageError("not-a-project", str(folder), _not_ours(folder), _OURS)
         note = json.loads((folder / MARKER).read_text())
-        fields = note["recipe"]
-        recipe = Recipe(**{**fields, "trainable": tuple(fields["trainable"])})
+        recipe = recipe_of(note["recipe"], folder / MARKER)
         tuning = tuning_from_json(note.get("tuning", {}), {})
         return Origins(recipe, note["target"], folder / MODEL, tuning, int(note.get("ram_bytes", 0))), note
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError("not-a-project", str(folder), f"holds no usable {MARKER}: {error}") from error
+        raise UsageError("not-a-project", str(folder), f"its {MARKER} cannot be used", _OURS) from error
+
+
+def _not_ours(folder: Path) -> str:
+    if folder.is_dir():
+        return f"holds no {MARKER}"
+    return "is a file, not a folder" if folder.exists() else "there is no such folder"
 
 
 def walked(folder: Path, data: Path) -> int:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from fractions import Fraction
 from math import frexp, inf
 from pathlib import Path
 from typing import Any
 
-from odl.errors import UsageError
+from odl.errors import Problem, UsageError
 from odl.fp16 import Accumulate
 from odl.masters import Master
 
 _CHANNELS = re.compile(r"(.+)=(?:([0-9]+):([0-9]+)|([0-9]*\.[0-9]+))")
 _LARGEST = 3.4028234663852886e38  # of binary32
 _COUNTS = 2**31 - 1
+_SEEDS = 2**32 - 1  # salts take 32 bits of a seed: those of a larger one would be another's again
 
 # What a key may say, for those that are words.
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -36,7 +38,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 
 # (least, most, whether the least itself is allowed) of numbers.
-_RANGES: Mapping[str, tuple[float, float, bool]] = {
+RANGES: Mapping[str, tuple[float, float, bool]] = {
     "lr": (0, _LARGEST, False),
     "momentum": (0, 1, True),
     "beta1": (0, 1, True),
@@ -51,7 +53,7 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
     "last": (0, inf, True),
     "lora_rank": (0, inf, True),
     "replay_slots": (0, _COUNTS, True),
-    "replay_ratio": (0, 1024, True),
+    "replay_ratio": (1, 1024, True),
     "loss_scale": (2.0**-40, 2.0**16, True),
     "scale_growth": (2, 2.0**16, True),
     "scale_backoff": (2.0**-16, 0.5, True),
@@ -59,10 +61,16 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
     "scale_floor": (2.0**-40, 2.0**16, True),
     "clip_value": (0, _LARGEST, True),
     "clip_norm": (0, _LARGEST, True),
-    "seed": (0, inf, True),
+    "seed": (0, _SEEDS, True),
 }
 _BELOW_ONE = ("momentum", "weight_decay", "beta1", "beta2")
 _POWERS_OF_TWO = ("loss_scale", "scale_growth", "scale_backoff", "scale_floor")  # so that products are exact
+_WRITTEN = {
+    _LARGEST: "3.4e38", _COUNTS: "2^31 - 1", _SEEDS: "2^32 - 1", 2.0**-40: "2^-40", 2.0**-16: "2^-16",
+}  # fmt: skip
+_KINDS = {
+    tuple: "a list of strings", float: "a number", int: "a whole number", str: "a string", bool: "true or false",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -152,51 +160,59 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        """Raises UsageError with all that is wrong: with keys or, where each is sound, with what they say together."""
+        problems: list[Problem] = []
         for f in fields(self):
-            object.__setattr__(self, f.name, _typed(getattr(self, f.name), type(f.default), f.name))
-        for name, allowed in CHOICES.items():
-            _require(getattr(self, name) in allowed, name, f"must be one of {', '.join(allowed)}", getattr(self, name))
-        for name, (least, most, closed) in _RANGES.items():
-            _require_range(name, getattr(self, name), least, most, closed)
-        _require(len(self.trainable) > 0, "trainable", "must hold at least one pattern", self.trainable)
-        self._require_sense()
-        self._check_selection()
+            given = getattr(self, f.name)
+            value = _typed(given, type(f.default))
+            if value is None:
+                problems.append(Problem("recipe-type", f.name, f"must be {_KINDS[type(f.default)]}, not {given!r}"))
+            else:
+                object.__setattr__(self, f.name, value)
+                problems += [Problem("recipe-value", f.name, why) for why in _faults(f.name, value)]
+        together = (self._of_scaling, self._of_updates, self._of_replay, self._of_selection)
+        problems = problems or [Problem("recipe-value", *found) for rule in together for found in rule()]
+        if problems:
+            raise UsageError.of(problems)
 
-    def _check_selection(self) -> None:
-        """The words that say what is trained, one by one and together."""
-        for word in self.channels:
-            rule = "must be PATTERN=FIRST:LAST with FIRST < LAST, or PATTERN=SHARE with 0 < SHARE <= 1.0"
-            _require(channel_run(word) is not None, "channels", rule, word)
-        if self.parameters != "all":
-            _require(not self.channels, "channels", "must be empty unless parameters = all", self.channels)
-            _require(not self.lora_rank, "lora_rank", "must be 0 unless parameters = all", self.lora_rank)
-        if self.lora_rank:
-            _require(not self.channels, "channels", "must be empty where lora_rank is not 0", self.channels)
-
-    def _require_sense(self) -> None:
-        """Refuse keys that contradict each other."""
-        if self.loss_scaling == "none":
-            _require(self.loss_scale == 1, "loss_scale", "must be 1 where loss_scaling is none", self.loss_scale)
+    def _of_scaling(self) -> Iterator[tuple[str, str]]:
+        """(key, what is wrong) with the loss scale."""
+        if self.loss_scaling == "none" and self.loss_scale != 1:
+            yield "loss_scale", "must be 1 where loss_scaling is none"
         if self.loss_scaling == "dynamic":
             for name in _POWERS_OF_TWO:
-                value = getattr(self, name)
-                _require(frexp(value)[0] == 0.5, name, "must be a power of two for dynamic loss scaling", value)
-            _require(
-                self.scale_floor <= self.loss_scale, "scale_floor", "must not be above loss_scale", self.scale_floor
-            )
-        if self.nesterov:
-            _require(self.momentum > 0, "nesterov", "needs momentum above 0, which is", self.momentum)
-        if self.optimizer != "sgd":
-            _require(self.momentum == 0, "momentum", f"is sgd's; {self.optimizer} has beta1", self.momentum)
-        if self.clip_norm:
-            _require(self.keeps_gradients, "clip_norm", 'needs updates = "kept" or a batch above 1', self.clip_norm)
-        if self.replay_layer:
-            _require(self.replay_slots > 0, "replay_slots", "must be at least 1 where replay_layer is given", 0)
-            _require(self.loss == "cross_entropy", "replay_layer", "needs labels, so not loss", self.loss)
-        else:
-            _require(not self.replay_slots, "replay_slots", "needs a replay_layer, and is", self.replay_slots)
-        if self.lr_schedule == "cosine":
-            _require(self.lr_least <= self.lr, "lr_least", "must not be above lr", self.lr_least)
+                if frexp(value := getattr(self, name))[0] != 0.5:
+                    yield name, f"{value} is no power of two, which a dynamic loss scale needs"
+            if self.scale_floor > self.loss_scale:
+                yield "scale_floor", f"must not be above loss_scale: {self.scale_floor} is above {self.loss_scale}"
+
+    def _of_updates(self) -> Iterator[tuple[str, str]]:
+        """(key, what is wrong) with optimizer and rates."""
+        if self.nesterov and self.momentum == 0:
+            yield "nesterov", "needs a momentum above 0"
+        if self.optimizer != "sgd" and self.momentum != 0:
+            yield "momentum", f"belongs to sgd alone: {self.optimizer} has beta1"
+        if self.clip_norm and not self.keeps_gradients:
+            yield "clip_norm", 'needs all gradients at once: updates = "kept", or a batch above 1'
+        if self.lr_schedule == "cosine" and self.lr_least > self.lr:
+            yield "lr_least", f"must not be above lr: {self.lr_least} is above {self.lr}"
+
+    def _of_replay(self) -> Iterator[tuple[str, str]]:
+        """(key, what is wrong) with the replay memory."""
+        if self.replay_layer and not self.replay_slots:
+            yield "replay_slots", "must be at least 1 where a replay_layer is given"
+        if self.replay_layer and self.loss != "cross_entropy":
+            yield "replay_layer", f"needs labels, so the loss must be cross_entropy: {self.loss} has none"
+        if self.replay_slots and not self.replay_layer:
+            yield "replay_slots", "needs a replay_layer, whose outputs the slots keep"
+
+    def _of_selection(self) -> Iterator[tuple[str, str]]:
+        """(key, what is wrong) with the words that say what is trained."""
+        for name in ("channels", "lora_rank"):
+            if self.parameters != "all" and getattr(self, name):
+                yield name, f"needs parameters = all: it cannot choose among {self.parameters} alone"
+        if self.lora_rank and self.channels:
+            yield "channels", "cannot be given where lora_rank is not 0: adapters have no channels"
 
     @property
     def keeps_gradients(self) -> bool:
@@ -209,46 +225,82 @@ class Recipe:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """A recipe from a TOML file; unknown words and wrong types are refused."""
+    """A recipe from a TOML file. Raises UsageError `recipe-unreadable`, `recipe-syntax`, or with all that is wrong."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError("recipe-unreadable", str(path), error.strerror or str(error)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError("recipe-syntax", str(path), str(error)) from error
-    kinds = {f.name: type(f.default) for f in fields(Recipe)}
-    values: dict[str, Any] = {}
-    for name, value in table.items():
-        if name not in kinds:
-            raise UsageError("recipe-word", str(path), f"'{name}' is unknown", f"known: {', '.join(sorted(kinds))}")
-        values[name] = _typed(value, kinds[name], f"{path}: {name}")
-    return Recipe(**values)
+    return recipe_of(table, path)
 
 
-def _typed(value: object, kind: type, where: str) -> object:
+def recipe_of(table: Mapping[str, Any], path: Path) -> Recipe:
+    """A recipe from what the file at `path` says. Raises UsageError with all that is wrong, each with the path."""
+    known = {f.name for f in fields(Recipe)}
+    problems = [_stranger(name, value) for name, value in table.items() if name not in known or _is_table(value)]
+    try:
+        recipe = Recipe(**{name: value for name, value in table.items() if name in known and not _is_table(value)})
+    except UsageError as error:
+        problems += error.problems
+    if problems:
+        raise UsageError.of(replace(problem, where=f"{path}: {problem.where}") for problem in problems)
+    return recipe
+
+
+def range_text(name: str) -> str:
+    """The range of a number, such as "at least 0 and below 1"."""
+    least, most, closed = RANGES[name]
+    low = f"{'at least' if closed else 'above'} {_number(least)}"
+    return low if most == inf else f"{low} and {'below' if name in _BELOW_ONE else 'at most'} {_number(most)}"
+
+
+def _number(value: float) -> str:
+    return _WRITTEN.get(value, f"{value:g}")
+
+
+def _is_table(value: object) -> bool:
+    """Also a list of tables, which is what TOML's double brackets make."""
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value))
+
+
+def _stranger(name: str, value: object) -> Problem:
+    """What a recipe does not have: a table, or a key of an unknown name."""
+    if _is_table(value):
+        return Problem("recipe-word", name, "a recipe has no tables: keys stand at the top", f"leave out [{name}]")
+    known = sorted(f.name for f in fields(Recipe))
+    near = get_close_matches(name.lower(), known)
+    hint = f"did you mean {' or '.join(near)}? odl check --help tells all" if near else f"known: {', '.join(known)}"
+    return Problem("recipe-word", name, "is no key of a recipe", hint)
+
+
+def _typed(value: object, kind: type) -> object | None:
+    """The value as a `kind`, or None where it is of another."""
     if kind is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-        return value
-    words = {
-        tuple: "a list of strings",
-        float: "a number",
-        int: "a whole number",
-        str: "a string",
-        bool: "true or false",
-    }
-    raise UsageError("recipe-type", where, f"must be {words[kind]}, not {value!r}")
+    return value if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) else None
 
 
-def _require_range(name: str, value: float, least: float, most: float, closed: bool) -> None:
-    is_open = name in _BELOW_ONE
-    holds = (least <= value if closed else least < value) and (value < most if is_open else value <= most)
-    low, high = "[" if closed else "(", ")" if is_open else "]"
-    _require(holds, name, f"must lie in {low}{least:g}, {most:g}{high}", value)
+def _faults(name: str, value: Any) -> Iterator[str]:
+    """What is wrong with the value of a key, whatever the others say."""
+    if name in CHOICES and value not in CHOICES[name]:
+        yield f"must be one of {', '.join(CHOICES[name])}, not {value!r}"
+    if name in RANGES and not _in_range(name, value):
+        yield f"must be {range_text(name)}, not {value!r}"
+    if name == "trainable" and not value:
+        yield "must hold at least one pattern"
+    if name == "channels":
+        for word in value:
+            if channel_run(word) is None:
+                yield (
+                    f"{word!r} is neither PATTERN=FIRST:LAST with FIRST < LAST "
+                    "nor PATTERN=SHARE with 0.0 < SHARE <= 1.0"
+                )
 
 
-def _require(holds: bool, name: str, rule: str, value: object) -> None:
-    if not holds:
-        raise UsageError("recipe-value", name, f"{rule}, not {value!r}")
+def _in_range(name: str, value: float) -> bool:
+    least, most, closed = RANGES[name]
+    above = least <= value if closed else least < value
+    return above and (value < most if name in _BELOW_ONE else value <= most)

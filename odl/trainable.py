@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from odl.errors import ModelError, UsageError
@@ -98,7 +99,17 @@ def _matches(names: Iterable[str], pattern: str) -> bool:
 
 def _require_match(pattern: str, names: Iterable[str], why: str) -> None:
     if not _matches(names, pattern):
-        raise UsageError("no-such-weight", pattern, why, f"names: {', '.join(sorted(names))}")
+        near = _near(pattern, names)
+        meant = f"near it: {', '.join(near)} (case counts); all " if near else ""
+        raise UsageError("no-such-weight", pattern, why, f"{meant}names: {', '.join(sorted(names))}")
+
+
+def _near(pattern: str, names: Iterable[str]) -> list[str]:
+    """The names that a pattern matches if case does not count, or else those that are spelt alike."""
+    lower = {name: name.lower() for name in sorted(names)}
+    found = [name for name, text in lower.items() if fnmatchcase(text, pattern.lower())]
+    alike = get_close_matches(pattern.lower().strip("*?"), lower.values())
+    return found or [name for name, text in lower.items() if text in alike]
 
 
 # --- kinds and layers -------------------------------------------------------------------------------------------------

@@ -219,7 +219,7 @@ def test_a_plan_that_does_not_fit_is_shown_all_the_same(model: Path) -> None:
     assert odl("plan", model, "--ram", "20k").exit_code == ExitCode.OK
 
 
-@pytest.mark.parametrize(("text", "exit_code"), [("1M", 0), ("64KiB", 0), ("0", 2), ("-1", 2), ("1G", 2), ("x", 2)])
+@pytest.mark.parametrize(("text", "exit_code"), [("1M", 0), ("64KiB", 0), ("0", 2), ("-1", 2), ("x", 2)])
 def test_sizes(model: Path, text: str, exit_code: int) -> None:
     assert odl("plan", model, "--ram", text).exit_code == exit_code
 

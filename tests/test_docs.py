@@ -26,7 +26,7 @@ from odl.cli import cli
 from odl.codegen import environment
 from odl.model_file import NEWEST_OPSET, OLDEST_OPSET
 from odl.project import write_project
-from odl.recipe import Recipe
+from odl.recipe import RANGES, Recipe, range_text
 from odl.share import share
 from odl.toolchain import Toolchain, arch_flags, contract_flags, find_toolchain, project_variables
 
@@ -160,6 +160,23 @@ def test_every_code_is_told_under_its_exit_code() -> None:
 def test_recipe_words_and_defaults() -> None:
     (text,) = blocks((ROOT / "docs/CLI.md").read_text(), "toml")
     assert {**tomllib.loads(text), "trainable": ("*",), "channels": ()} == asdict(Recipe())
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_recipe_ranges(name: str) -> None:
+    """The range stands first behind a key, an upper end only where it is less than what the type can hold."""
+    (text,) = blocks((ROOT / "docs/CLI.md").read_text(), "toml")
+    (told,) = re.findall(rf"^{name} = \S+ +# ([^;\n]*)", text, re.M)
+    assert in_words(told) == re.sub(r" and at most (2\^31 - 1|3\.4e38)$", "", range_text(name))
+
+
+def in_words(told: str) -> str:
+    """`[0, 1)` -> at least 0 and below 1."""
+    found = re.fullmatch(r"([\[(])(.*), (.*)([\])])", told)
+    if not found:
+        return told.replace(">=", "at least").replace(">", "above")
+    low, high = {"[": "at least", "(": "above"}[found[1]], {"]": "at most", ")": "below"}[found[4]]
+    return f"{low} {found[2]} and {high} {found[3]}"
 
 
 def test_opsets() -> None:

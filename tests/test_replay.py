@@ -17,7 +17,7 @@ from odl.data import load_data
 from odl.errors import FitError, UsageError
 from odl.fp16 import bits, half
 from odl.graph import Role
-from odl.ops.replay import FILLED, SEEN, Recall, Remember, pack, unpack
+from odl.ops.replay import FILLED, N_COUNTS, SEEN, Recall, Remember, pack, unpack
 from odl.program import ARENA, FLASH
 from odl.recipe import Recipe
 from odl.replay import ENCODE
@@ -172,18 +172,22 @@ def test_a_memory_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 # --- training
 
 
-def train(network: Any, steps: int) -> Reference:
+def train(network: Any, steps: int, forgets: bool = False) -> Reference:
+    """`forgets`: before each step the memory is empty, so that nothing is recalled."""
     rng = np.random.default_rng(4)
     shape = network.program.inputs["x"].shape
     reference = Reference(network.program, network.training)
     for step in range(steps):
+        if forgets:
+            reference.executor.load(network.training.replay.count, np.zeros(N_COUNTS, np.int32))
         reference.step(half(rng.standard_normal(shape)), np.array([step % 3], np.int32), None)
     return reference
 
 
 def test_without_replayed_samples_it_is_training_the_layers_above(tmp_path: Path) -> None:
     plain = train(compiled(tmp_path, cnn(), trainable=("fc",), momentum=0.9), 12).executor
-    replayed = train(compiled(tmp_path, cnn(), replay_layer="relu", replay_slots=3, replay_ratio=0, momentum=0.9), 12)
+    network = compiled(tmp_path, cnn(), replay_layer="relu", replay_slots=3, momentum=0.9)
+    replayed = train(network, 12, forgets=True)
     for name in ("v", "c0", "v.velocity"):
         np.testing.assert_array_equal(replayed.executor.persistent(name), plain.persistent(name))
 
