@@ -19,7 +19,7 @@ import click
 from odl import api, autotune, render, results, selection
 from odl.console import Console
 from odl.errors import BitsDifferError, ExitCode, ToolError, UsageError
-from odl.project import MARKER, read_origins, sha256, walked
+from odl.project import MARKER, is_run, read_origins, sha256, walked
 from odl.recipe import CHOICES, Recipe, read_recipe
 from odl.recipe_toml import recipe_toml
 from odl.staging import write_whole
@@ -268,7 +268,7 @@ def build(
 ) -> None:
     """Write a C project that trains MODEL, and compile it."""
     compiled = _compile(console, model, recipe, target, ram)
-    if (model / api.WEIGHTS).is_file():
+    if is_run(model):
         console.note(f"{model}: built with the weights it began with; to build what it trained, odl export it first")
     console.answer(results.built(compiled, str(output), api.build(compiled, output)), render.built)
 
@@ -362,7 +362,7 @@ def eval_(
     recipe: RecipeFlags,
 ) -> None:
     """Tell how well MODEL, or what a run made of it, does on data."""
-    trained = (model / api.WEIGHTS).is_file()
+    trained = is_run(model)
     if trained:
         _require_no_recipe(model, recipe)
     compiled = _compile(console, model, recipe, target, ram)

@@ -89,6 +89,11 @@ def _not_ours(folder: Path) -> str:
     return "is a file, not a folder" if folder.exists() else "there is no such folder"
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder of ours holds what `odl run` left, and not only what `odl build` wrote."""
+    return (folder / MARKER).is_file() and "loss" in read_origins(folder)[1]
+
+
 def walked(folder: Path, data: Path) -> int:
     """How many samples of a walk through `data` the run in `folder` has behind it; 0 where it learned from others."""
     note = read_origins(folder)[1]
