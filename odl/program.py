@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from odl.graph import Kernel, Operator, Persistent, Phase, Slice
+from odl.graph import Kernel, Operator, Persistent, Phase, Role, Slice
 from odl.memory import ARENA, FLASH
 from odl.tiling import Region
 from odl.types import TensorType
@@ -145,6 +145,16 @@ class Program:
     spaces: Mapping[str, int]
     lower_bound: int
     persistent_bytes: int
+
+    @property
+    def held_bytes(self) -> dict[Role, int]:
+        """The bytes of the arena that outlive a step, by what they are for."""
+        found: dict[Role, int] = {}
+        for resident in self.residents:
+            if resident.buffer.space == ARENA:
+                role = resident.tensor.role
+                found[role] = found.get(role, 0) + resident.buffer.type.n_bytes
+        return found
 
     def calls(self) -> Iterator[tuple[int, str, Call]]:
         """(number, entry, call) of every call that has a kernel; the numbers are those of the C hook."""

@@ -51,11 +51,13 @@ def split(model: Graph, layer: str) -> Split:
     rest = tuple(node for node in model.nodes if node.name not in below)
     made = {value for node in encoder for value in node.outputs} | set(model.inputs)
     crossing = sorted({value for node in rest for value in node.inputs if value in made} - {latent})
-    if crossing or latent in model.outputs:
-        why = f"{', '.join(crossing)} of the layers below are read above too" if crossing else "nothing is above it"
-        raise UsageError("no-cut", layer, why, "choose a layer that every path goes through, below the last one")
-    inputs, read = {latent: model.types[latent]}, {value for node in rest for value in node.inputs}
+    read = {value for node in rest for value in node.inputs}
     held = {name: tensor for name, tensor in model.persistent.items() if name in read}
+    if crossing or not held or latent in model.outputs:
+        many = f"{', '.join(crossing)} of the layers below are read above too"
+        why = many if crossing else "nothing that has weights is above it"
+        raise UsageError("no-cut", layer, why, "choose a layer that every path goes through, below the last one")
+    inputs = {latent: model.types[latent]}
     above = replace(model, nodes=rest, inputs=inputs, persistent=held)
     return Split(replace(model, nodes=encoder, outputs=(latent,)), above, latent)
 

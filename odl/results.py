@@ -110,7 +110,7 @@ def planned(compiled: Compiled) -> Result:
         "target": target.name,
         **arena(compiled),
         "persistent_bytes": compiled.program.persistent_bytes,
-        "held_bytes": _held(compiled),
+        "held_bytes": {role.value: n_bytes for role, n_bytes in compiled.program.held_bytes.items()},
         "updates": {"kept": compiled.recipe.keeps_gradients, "gradient_bytes": _gradient_bytes(compiled)},
         "flash_bytes": {"constants": spaces[FLASH], "initial_weights": sum(stored)},
         "input_bytes": {name: spaces[name] for name in compiled.program.inputs},
@@ -121,16 +121,6 @@ def planned(compiled: Compiled) -> Result:
         "savings": _savings(compiled),
         "entries": [_entry(compiled, graph) for graph in compiled.graphs],
     }
-
-
-def _held(compiled: Compiled) -> dict[str, int]:
-    """What outlives a step, by what it is for."""
-    found: dict[str, int] = {}
-    for resident in compiled.program.residents:
-        if resident.buffer.space == ARENA:
-            role = resident.tensor.role.value
-            found[role] = found.get(role, 0) + resident.buffer.type.n_bytes
-    return found
 
 
 def _gradient_bytes(compiled: Compiled) -> int:

@@ -120,11 +120,13 @@ def residual() -> Any:
     return model(
         node("Gemm", "x w1", "h", "first", transB=1), node("Relu", "h", "r", "relu"),
         node("Gemm", "r w2", "s", "second", transB=1), node("Add", "s r", "t", "sum"),
-        node("Gemm", "t w3", "y", "head", transB=1), w1=draw(4, 4), w2=draw(4, 4), w3=draw(3, 4),
+        node("Gemm", "t w3", "u", "head", transB=1), node("Softmax", "u", "y", "softmax"), w1=draw(4, 4), w2=draw(4, 4), w3=draw(3, 4),
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("layer", "code"), [("second", "no-cut"), ("head", "no-cut"), ("third", "no-such-layer")])
+@pytest.mark.parametrize(
+    ("layer", "code"), [("second", "no-cut"), ("head", "no-cut"), ("softmax", "no-cut"), ("third", "no-such-layer")]
+)
 def test_a_layer_that_cuts_nothing_is_refused(tmp_path: Path, layer: str, code: str) -> None:
     with pytest.raises(UsageError) as caught:
         compiled(tmp_path, residual(), replay_layer=layer, replay_slots=3)
@@ -167,6 +169,18 @@ def test_a_memory_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FitError) as caught:
         compile_model(save(tmp_path, cnn()), Recipe(replay_layer="relu", replay_slots=1000), ram_bytes=128 << 10)
     assert caught.value.code == "does-not-fit"
+    assert "--replay-slots" in str(caught.value)
+
+
+@pytest.mark.parametrize(("recipe", "said"), [
+    ({"master": "fp32"}, "--master"), ({"optimizer": "adam", "state": "fp32"}, "--state"),
+    ({"batch": 2, "master": "none"}, "--gradients"), ({"master": "none"}, "--trainable"),
+])  # fmt: skip
+def test_a_refusal_names_what_takes_most(tmp_path: Path, recipe: dict[str, Any], said: str) -> None:
+    dense = model(node("Gemm", "x w", "y", "fc", transB=1), x=(1, 64), w=draw(64, 64))
+    with pytest.raises(FitError) as caught:
+        compile_model(save(tmp_path, dense), Recipe(**recipe), ram_bytes=9 << 10)
+    assert said in str(caught.value)
 
 
 # --- training
