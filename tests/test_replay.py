@@ -120,7 +120,8 @@ def residual() -> Any:
     return model(
         node("Gemm", "x w1", "h", "first", transB=1), node("Relu", "h", "r", "relu"),
         node("Gemm", "r w2", "s", "second", transB=1), node("Add", "s r", "t", "sum"),
-        node("Gemm", "t w3", "u", "head", transB=1), node("Softmax", "u", "y", "softmax"), w1=draw(4, 4), w2=draw(4, 4), w3=draw(3, 4),
+        node("Gemm", "t w3", "u", "head", transB=1), node("Softmax", "u", "y", "softmax"),
+        w1=draw(4, 4), w2=draw(4, 4), w3=draw(3, 4),
     )  # fmt: skip
 
 
