@@ -32,7 +32,7 @@ from test_schedule import (
 
 from odl.errors import ModelError
 from odl.graph import Builder, Graph
-from odl.memory import ARENA, FLASH, Block, Place, Plan, _lay, _relay, blocks, live_bytes, plan, timeline
+from odl.memory import ARENA, FLASH, Block, Place, Plan, _lay, _Packing, _relay, blocks, live_bytes, plan, timeline
 from odl.memory_check import check
 from odl.schedule import schedule
 from odl.types import TensorType
@@ -212,10 +212,6 @@ class TestPacking:
     @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(1, 5)), min_size=1, max_size=12))
     def test_each_box_lies_at_the_least_free_offset(self, raw: list[tuple[int, int, int]]) -> None:
         boxes = [(first, first + lasts, size) for first, lasts, size in raw]
-        meets = [
-            [j for j, (f, to, _) in enumerate(boxes) if j != i and f <= last and first <= to]
-            for i, (first, last, _) in enumerate(boxes)
-        ]
         used: set[tuple[int, int]] = set()  # (node, granule)
         offsets = []
         for first, last, size in boxes:
@@ -226,7 +222,34 @@ class TestPacking:
             offsets.append(offset)
             used |= cells
         assert _lay(boxes, range(len(boxes))).offsets == offsets
-        assert _relay(boxes, meets, range(len(boxes))) == _lay(boxes, range(len(boxes)))
+
+    @settings(deadline=None)
+    @given(
+        st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(1, 5)), min_size=1, max_size=12),
+        st.randoms(use_true_random=False), st.integers(0, 12),
+    )  # fmt: skip
+    def test_a_move_is_laid_anew_or_counts_for_nothing(
+        self, raw: list[tuple[int, int, int]], chance: Random, goal: int
+    ) -> None:
+        """As `_lay` lays it, whatever of it was laid before; None exactly where more of it stands out above the goal."""
+        boxes = [(first, first + lasts, size) for first, lasts, size in raw]
+        meets = [
+            [j for j, (f, to, _) in enumerate(boxes) if j != i and f <= last and first <= to]
+            for i, (first, last, _) in enumerate(boxes)
+        ]
+        order = list(range(len(boxes)))
+        chance.shuffle(order)
+        before = _lay(boxes, order)
+        same = chance.randint(0, len(boxes))
+        rest = order[same:]
+        chance.shuffle(rest)
+        whole = _lay(boxes, [*order[:same], *rest])
+
+        def excess(packing: _Packing) -> int:
+            return sum(max(0, at + box[2] - goal) for at, box in zip(packing.offsets, boxes, strict=True))
+
+        wanted = whole if excess(whole) <= excess(before) else None
+        assert _relay(boxes, meets, whole.order, same, before, goal) == wanted
 
     def test_ten_thousand_blocks(self) -> None:
         chance = Random(0)
