@@ -231,7 +231,7 @@ class TestPacking:
     def test_a_move_is_laid_anew_or_counts_for_nothing(
         self, raw: list[tuple[int, int, int]], chance: Random, goal: int
     ) -> None:
-        """As `_lay` lays it, whatever of it was laid before; None exactly where more of it stands out above the goal."""
+        """As `_lay` lays it, whatever was laid before; None exactly where more of it stands out above the goal."""
         boxes = [(first, first + lasts, size) for first, lasts, size in raw]
         meets = [
             [j for j, (f, to, _) in enumerate(boxes) if j != i and f <= last and first <= to]
