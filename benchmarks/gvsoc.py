@@ -76,7 +76,7 @@ def step(subject: Subject, data: Path, accumulate: str, banks: bool) -> Result:
     compiled = subject.compile(PULP_OPEN.name, accumulate)
     log, functions = run(compiled, data, banks=banks, steps=2)
     traced, _ = run(compiled, data, banks=banks, profile=True)
-    told = ran(Run(compiled, "gvsoc", (0.0,), {}, traced.profile, traced.counters, log.counts[-1:], log.stack_bytes))
+    told = last_step(compiled, log, traced)
     cycles = traced.profile[0, :, 0].tolist()
     _annotate(told["layers"], compiled, functions, cycles)
     _say(f"{subject.title}, sums in {accumulate}, bank conflicts {'on' if banks else 'off'}")
@@ -91,6 +91,13 @@ def step(subject: Subject, data: Path, accumulate: str, banks: bool) -> Result:
         "inner_loops": inner_loops(functions),
         "layers": told["layers"],
     }
+
+
+def last_step(compiled: Compiled, log: Log, traced: Log) -> Result:
+    """What `odl run` would tell of the last step of `log`, by the profile of another run, but for its updates."""
+    first = {each.tensor.name: each.tensor.initial for each in compiled.program.residents}
+    counts = traced.profile, traced.counters, log.counts[-1:]
+    return ran(Run(compiled, "gvsoc", (0.0,), first, *counts, log.stack_bytes))
 
 
 def estimate(compiled: Compiled, cycles: Sequence[int]) -> dict[str, float]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import bare, call_graph, gvsoc, gvsoc_report, pages, precision, pulp_walk, slow_phases
@@ -133,6 +135,19 @@ def test_a_page_is_filled_between_its_marks() -> None:
 
 
 # --- what is checked in -----------------------------------------------------------------------------------------------
+
+
+def test_a_step_is_told_as_a_run_is() -> None:
+    """From logs that hold counts alone."""
+    compiled = SUBJECTS["digits_resnet8"].compile(PULP_OPEN.name)
+    n_calls = sum(1 for _ in compiled.program.calls())
+    traced = SimpleNamespace(profile=np.ones((1, n_calls, 2), np.uint32), counters=("cycles", "instructions"))
+    log = SimpleNamespace(counts=np.array([9000, 7000], np.uint32), stack_bytes=800)
+    told = gvsoc.last_step(compiled, log, traced)
+    assert told["per_step"]["cycles"] == 7000
+    assert told["per_step"]["macs"] == compiled.training.macs
+    assert told["layers"]
+
 
 checked_in = pytest.mark.skipif(not RESULTS.exists(), reason="make bench-gvsoc has not been run")
 
