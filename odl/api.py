@@ -117,7 +117,7 @@ class Run:
     `counters` are the names of what it counts, empty where that is nothing. `counts` is (profiled steps, kernel calls,
     counters), `whole` (steps,) what the first counter said of each step. Looking at the counters takes cycles of its
     own: `whole` is then of a program that does not look, and the profile that of the first steps, up to a batch, of
-    another that does.
+    another that does; with latent replay one more, since the first step has no old samples.
     """
 
     compiled: Compiled
@@ -311,7 +311,7 @@ def train(
     job = Job(model_id(compiled.program), samples.samples, samples.targets, weights=True, initial=initial)
     if machine.counter == "cycles":
         log = _run(compiled, on, job, timeout_s, listen)
-        n_profiled = min(steps, compiled.recipe.batch)
+        n_profiled = min(steps, compiled.recipe.batch + (compiled.training.replay is not None))
         head = replace(job, samples=job.samples[:n_profiled], targets=samples.targets[:n_profiled], profile=True)
         profiled = _run(compiled, on, head, timeout_s)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -302,6 +303,28 @@ def test_the_products_of_a_step_are_those_of_all_that_it_runs(tmp_path: Path, da
     told = results.ran(api.train(network, data, 3, on))
     assert told["per_step"]["macs"] == macs == sum(layer["macs"] for layer in told["layers"])
     assert results.planned(network)["savings"]["chosen"]["macs"] == macs
+
+
+@pytest.mark.parametrize(("recipe", "n_profiled"), [
+    ({}, 1), ({"batch": 3}, 3), ({"replay_layer": "relu", "replay_slots": 4}, 2),
+    ({"replay_layer": "relu", "replay_slots": 4, "batch": 3}, 4),
+])  # fmt: skip
+def test_cycles_are_profiled_with_old_samples(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any], n_profiled: int
+) -> None:
+    """Of which the first step has none."""
+    network, jobs = compile_model(save(tmp_path, cnn()), Recipe(**recipe), "pulp-open"), []
+
+    def run(_compiled: object, _on: str, job: Any, *_: object) -> SimpleNamespace:
+        jobs.append(job)
+        return SimpleNamespace(losses=[], profile=None, counters=(), counts=None, stack_bytes=0)
+
+    monkeypatch.setattr(api, "_run", run)
+    monkeypatch.setattr(api, "_weights", lambda *_: {})
+    api.train(network, data, 6, "gvsoc")
+    assert [(job.profile, len(job.samples), len(job.targets)) for job in jobs] == [
+        (False, 6, 6), (True, n_profiled, n_profiled)
+    ]  # fmt: skip
 
 
 def test_a_wrong_draw_is_found_and_named(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
