@@ -25,7 +25,6 @@ from odl.data import Data, load_data
 from odl.graph import Role
 from odl.project import write_project
 from odl.render import table
-from odl.replay import ENCODE
 from odl.scores import classified
 from odl.targets import simulator_for
 from odl.targets.host import HOST
@@ -166,12 +165,10 @@ def _measured_samples(compiled: Compiled) -> tuple[int, int]:
 def _costs(case: Case, variant: Variant) -> dict[str, int]:
     compiled = compile_model(case.model, Recipe(**variant.recipe))
     residents = compiled.program.residents
-    graphs, ratio = compiled.training.graphs, compiled.recipe.replay_ratio if compiled.recipe.replay_layer else 0
-    encode = graphs[ENCODE].macs() if ENCODE in graphs else 0
     return {
         "arena_bytes": arena(compiled),
         "replay_bytes": sum(each.tensor.type.n_bytes for each in residents if each.tensor.role is Role.REPLAY),
-        "macs": encode + (ratio + 1) * compiled.training.step.macs(),
+        "macs": compiled.training.macs,
     }
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks.accuracy.__main__ import tell
 from benchmarks.accuracy.float32 import twin
 from benchmarks.accuracy.jobs import FLOAT32, Job, Jobs
-from benchmarks.accuracy.task import Case, Task, tasks, write_split
+from benchmarks.accuracy.task import Case, Task, tasks, write_split, written
 from benchmarks.accuracy.variants import Plan, plans
 from odl.render import table
 
@@ -29,14 +30,14 @@ _WAYS = ("stochastic", "lean", "last", "quarter")
 
 def held_out(case: Case) -> Case:
     """The same case without its test samples: of every four that it learns from, the last judges."""
-    folder = case.folder.with_name(f"{case.folder.name}-held-out")
-    if not folder.exists():
-        folder.mkdir()
+
+    def write(folder: Path) -> None:
         shutil.copyfile(case.model, folder / case.model.name)
         with np.load(case.train) as arrays:
             x, y = arrays["x"], arrays["y"]
         write_split(folder, x, y, np.arange(len(y)) % _PART < _PART - 1)
-    return Case(case.name, folder)
+
+    return written(case.name, case.folder.with_name(f"{case.folder.name}-held-out"), write)
 
 
 def trainings(task: Task, cases: tuple[Case, ...], plan: Plan, lr: float) -> Iterator[Job]:

@@ -73,17 +73,22 @@ class Task:
         needed = {Path(each).name: shared / each for each in self.needs}
         made_of = [*needed.values(), Path(self.write.__code__.co_filename), Path(__file__)]
         folder = built / f"{self.key}-{name}-{digest(*made_of)[:12]}"
-        if not folder.exists():
-            scratch = folder.with_name(f"{folder.name}.{os.getpid()}")
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir(parents=True)
-            self.write(name, needed, scratch)
-            assert sorted(path.name for path in scratch.iterdir()) == sorted(_FILES)
-            with suppress(OSError):  # another process was faster
-                scratch.rename(folder)
-            shutil.rmtree(scratch, ignore_errors=True)
-        assert folder.exists()
-        return Case(name, folder)
+        return written(name, folder, lambda scratch: self.write(name, needed, scratch))
+
+
+def written(name: str, folder: Path, write: Callable[[Path], None]) -> Case:
+    """The case in `folder`, which is there whole or not at all: `write` writes its files into an empty folder."""
+    if not folder.exists():
+        scratch = folder.with_name(f"{folder.name}.{os.getpid()}")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        write(scratch)
+        assert sorted(path.name for path in scratch.iterdir()) == sorted(_FILES)
+        with suppress(OSError):  # another process was faster
+            scratch.rename(folder)
+        shutil.rmtree(scratch, ignore_errors=True)
+    assert folder.exists()
+    return Case(name, folder)
 
 
 def digest(*parts: object) -> str:
