@@ -4,6 +4,7 @@
 # make bench  measures speed and size (benchmarks/)
 # make bench-gvsoc  measures the eight cores of pulp-open, where $ODL_GVSOC is
 # make bench-accuracy  trains in binary16 and, by PyTorch, in binary32, on the real data of $ODL_REAL; takes hours
+# make powercut  cuts the power of a training run at every flash operation (campaigns/)
 # make clean  removes what the others made
 #
 # Python packages go into .venv. Where this user may use apt-get, it brings QEMU and what Python lacks.
@@ -12,7 +13,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench bench-gvsoc bench-accuracy qemu clean
+.PHONY: demo test lint bench bench-gvsoc bench-accuracy powercut qemu clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -38,6 +39,9 @@ bench-accuracy: $(VENV)/.test
 	@$(BIN)/python -c 'import torch' 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0+cpu'
 	$(BIN)/python -m benchmarks.accuracy $(BENCH_ARGS)
+
+powercut: $(VENV)/.test qemu
+	$(BIN)/python -m campaigns.powercut_report
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call install,python3-venv) || true

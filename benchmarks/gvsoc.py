@@ -29,6 +29,7 @@ from odl import Compiled, microkernels, microkernels_depthwise
 from odl.api import Run
 from odl.codegen import model_id
 from odl.data import load_data
+from odl.log import Log
 from odl.project import sha256, write_project
 from odl.results import arena, ran
 from odl.targets.pulp import HOW_TO_INSTALL, PULP_OPEN, Gvsoc, find_gvsoc
@@ -36,7 +37,7 @@ from odl.tiling import call_cycles
 from odl.toolchain import compile_project, find_toolchain
 from odl.training import INFER
 from odl.version import VERSION
-from odl.wire import Job, Log
+from odl.wire import Job
 
 Result = dict[str, Any]
 

@@ -8,14 +8,13 @@ from odl.api import (
     evaluate,
     export,
     infer,
-    load_weights,
     open_folder,
-    save_run,
     train,
     verify,
 )
 from odl.errors import ExitCode, OdlError
 from odl.recipe import Recipe, read_recipe
+from odl.saved import load_checkpoint, load_weights, save_run
 from odl.version import VERSION
 
 __version__ = VERSION
@@ -32,6 +31,7 @@ __all__ = [
     "evaluate",
     "export",
     "infer",
+    "load_checkpoint",
     "load_weights",
     "open_folder",
     "read_recipe",

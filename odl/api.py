@@ -9,9 +9,8 @@
 from __future__ import annotations
 
 import tempfile
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 
 from odl import memory, memory_check
 from odl.budget import Placed, Saving, fit
+from odl.checkpoint import Checkpoints, prepare_image
 from odl.codegen import model_id
 from odl.compare import MOST_LANES, Device, Progress, Reference, Verdict
 from odl.compare import verify as compare
@@ -28,6 +28,7 @@ from odl.errors import FitError, TargetError, UsageError
 from odl.export import export_model
 from odl.frontend import Model, load_model
 from odl.graph import Graph, Role
+from odl.log import Log
 from odl.lower import lower
 from odl.memory import Plan
 from odl.ops.finish_step import DIVERGED, SKIPPED, TRIED
@@ -37,7 +38,7 @@ from odl.passes.rematerialize import gather, rematerialize
 from odl.passes.split_gradients import split_gradients
 from odl.passes.split_reductions import split_reductions
 from odl.program import ARENA, Program
-from odl.project import MARKER, note_origins, read_origins, write_project
+from odl.project import MARKER, WEIGHTS, note_origins, read_origins, write_project
 from odl.recipe import Recipe
 from odl.rehearsal import rehearse
 from odl.replay import RECALL, REMEMBER
@@ -52,10 +53,7 @@ from odl.toolchain import BuildResult, compile_project, find_toolchain
 from odl.training import Training, build_training
 from odl.tuning import Tuning
 from odl.types import Array
-from odl.wire import Job, Log, Loss, Output, Record
-
-WEIGHTS = "weights.npz"
-
+from odl.wire import FLASH_FILE, Job, Loss, Output, Record
 
 NUMPY = "numpy"  # on no target: the executor
 
@@ -117,7 +115,8 @@ class Run:
     `counters` are the names of what it counts, empty where that is nothing. `counts` is (profiled steps, kernel calls,
     counters), `whole` (steps,) what the first counter said of each step. Looking at the counters takes cycles of its
     own: `whole` is then of a program that does not look, and the profile that of the first steps, up to a batch, of
-    another that does; with latent replay one more, since the first step has no old samples.
+    another that does; with latent replay one more, since the first step has no old samples. A run that went on from a
+    checkpoint had its `first` steps done, and tells nothing of them; `saves` are what the device said of checkpoints.
     """
 
     compiled: Compiled
@@ -128,6 +127,8 @@ class Run:
     counters: tuple[str, ...]
     whole: Array
     stack_bytes: int
+    first: int = 0
+    saves: tuple[int, ...] = ()
 
     @property
     def counter(self) -> str:
@@ -260,11 +261,17 @@ def build(compiled: Compiled, folder: str | Path) -> BuildResult:
     toolchain = find_toolchain(compiled.target)
     with staged(path, MARKER) as inside:
         write_project(inside, compiled.title, compiled.program, compiled.training, compiled.target)
-        _note(inside, compiled)
+        note(inside, compiled)
         ram = {"ODL_RAM_BYTES": compiled.target.ram_bytes}
         result = compile_project(inside, compiled.target, toolchain, defines=ram)
         runner = result.elf.relative_to(inside.resolve())
     return replace(result, elf=path / runner)
+
+
+def note(folder: Path, compiled: Compiled, **more: Any) -> None:
+    """Note in `folder` what it was made from, and `more`."""
+    made_for = compiled.recipe, compiled.target.name, compiled.tuning, compiled.ram_bytes
+    note_origins(folder, compiled.model, *made_for, **more)
 
 
 def verify(
@@ -291,15 +298,23 @@ def train(
     timeout_s: float = 120.0,
     weights: Mapping[str, Array] | None = None,
     first: int = 0,
+    checkpoints: Checkpoints | None = None,
 ) -> Run:
     """Train on the target for `steps` samples, streaming the loss to `progress`.
 
     `on` is a simulator, or "numpy": the executor, a mini-batch at once, with the same bits; it counts nothing. With
     the `weights` of another run it goes on where that one ended, with the bits of one run over all samples; where that
     was on the same data, it has seen the `first` samples of the walk through them.
+
+    With `checkpoints` it saves what it has learned as it goes, and goes on from what it finds there: a run that was cut
+    off, by whatever, ends with the bits of one that was not. Raises ModelError as `prepare_image` says, and UsageError
+    `no-flash`.
     """
-    samples = load_data(Path(data), compiled.training).steps(steps, compiled.recipe.seed, first)
+    loaded = load_data(Path(data), compiled.training)
+    samples = loaded.steps(steps, compiled.recipe.seed, first)
     if on == NUMPY:
+        if checkpoints:
+            raise UsageError("no-flash", NUMPY, "has no flash to keep checkpoints in", "leave out --on numpy")
         return _train_in_numpy(compiled, samples, progress, weights or {})
     machine = machine_for(compiled.target, on)
 
@@ -307,19 +322,26 @@ def train(
         if isinstance(record, Loss):
             progress(record.step, float(record.value))
 
-    initial = _initial(compiled, weights) if weights else ()
+    initial = _initial(compiled, weights)
     job = Job(model_id(compiled.program), samples.samples, samples.targets, weights=True, initial=initial)
+    if checkpoints:
+        source = loaded.source(compiled.recipe.seed, first, initial)
+        n_bytes = sum(held.buffer.type.n_bytes for held in compiled.program.held)
+        job = replace(job, flash=prepare_image(checkpoints, source, job.model_id, n_bytes, steps))
+    image = checkpoints.image if checkpoints else None
     if machine.counter == "cycles":
-        log = _run(compiled, on, job, timeout_s, listen)
+        log = _run(compiled, on, job, timeout_s, listen, image)
         n_profiled = min(steps, compiled.recipe.batch + (compiled.training.replay is not None))
-        head = replace(job, samples=job.samples[:n_profiled], targets=samples.targets[:n_profiled], profile=True)
+        samples = samples.first(n_profiled)
+        head = Job(job.model_id, samples.samples, samples.targets, weights=True, initial=initial, profile=True)
         profiled = _run(compiled, on, head, timeout_s)
     else:
-        log = profiled = _run(compiled, on, replace(job, profile=bool(machine.counter)), timeout_s, listen)
-    trained = _weights(compiled, log)
+        log = profiled = _run(compiled, on, replace(job, profile=bool(machine.counter)), timeout_s, listen, image)
     losses = tuple(float(loss) for loss in log.losses)
     counted = profiled.profile, profiled.counters, log.counts
-    return Run(compiled, machine.simulator, losses, trained, *counted, log.stack_bytes)
+    trained = compiled.program.held_arrays(log.weights)
+    saves = tuple(save.status for save in log.saves)
+    return Run(compiled, machine.simulator, losses, trained, *counted, log.stack_bytes, log.first, saves)
 
 
 def _train_in_numpy(compiled: Compiled, samples: Data, progress: Progress, weights: Mapping[str, Array]) -> Run:
@@ -332,7 +354,7 @@ def _train_in_numpy(compiled: Compiled, samples: Data, progress: Progress, weigh
         for loss in reference.steps(part):
             progress(len(losses), float(loss))
             losses.append(float(loss))
-    trained = {name: reference.executor.persistent(name) for name in _arena_names(compiled)}
+    trained = {held.tensor.name: reference.executor.persistent(held.tensor.name) for held in compiled.program.held}
     nothing = np.zeros(0, np.uint32)
     return Run(compiled, NUMPY, tuple(losses), trained, nothing, (), nothing, 0)
 
@@ -366,8 +388,8 @@ def infer(
         device = _device(
             compiled, "" if on == compiled.target.simulator else on, stack, trace=False, timeout_s=timeout_s
         )
-        initial = _initial(compiled, weights) if weights else ()
-        return device.run(Job(model_id(compiled.program), data.samples, initial=initial), listen).outputs
+        job = Job(model_id(compiled.program), data.samples, initial=_initial(compiled, weights))
+        return device.run(job, listen).outputs
 
 
 def evaluate(
@@ -395,47 +417,6 @@ def require_convergence(run: Run) -> None:
         )  # fmt: skip
 
 
-def require_writable(folder: str | Path) -> None:
-    """Raises what `build` and `save_run` would raise about `folder`, before the work is done. Leaves nothing behind."""
-
-    class Enough(Exception):  # noqa: N818  not an error: it keeps the staged folder from taking its place
-        pass
-
-    with suppress(Enough), staged(Path(folder), MARKER):
-        raise Enough
-
-
-def save_run(run: Run, folder: str | Path, **more: object) -> None:
-    """Write a run folder: odl.json with the results, the model, and the trained weights.
-
-    weights.npz holds `names`, and w0, w1, ... in that order, each in storage layout.
-    """
-    with staged(Path(folder), MARKER) as inside:
-        compiled = run.compiled
-        results = {"on": run.on, "loss": run.loss, **more}
-        _note(inside, compiled, **results)
-        arrays: dict[str, Any] = {f"w{i}": value for i, value in enumerate(run.weights.values())}
-        np.savez(inside / WEIGHTS, names=np.array(list(run.weights)), **arrays)
-
-
-def load_weights(folder: str | Path, compiled: Compiled) -> dict[str, Array]:
-    """The trained weights of a run folder, by name. Raises UsageError `not-a-run`."""
-    path, found = Path(folder) / WEIGHTS, {}
-    hint = "give a folder that odl run -o wrote"
-    try:
-        if not path.is_file():
-            raise UsageError("not-a-run", str(folder), f"holds no {WEIGHTS}", hint)
-        with np.load(path) as archive:
-            for i, name in enumerate(_arena_names(compiled)):
-                found[name] = archive[f"w{i}"]
-                type_ = compiled.program.resident(name).buffer.type
-                if (found[name].shape, found[name].dtype) != (type_.shape, type_.dtype.numpy):
-                    raise ValueError(f"'{name}' is not {type_}")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError("not-a-run", str(path), "does not hold the weights of this model", hint) from error
-    return found
-
-
 def export(compiled: Compiled, weights: Mapping[str, Array], path: str | Path) -> None:
     """Write the original model with its trained weights, whole or not at all; adapters become part of the weights that
     they adapt. Raises UsageError `file-unwritable`."""
@@ -449,11 +430,6 @@ def export(compiled: Compiled, weights: Mapping[str, Array], path: str | Path) -
     write_whole(Path(path), export_model(compiled.model, trained).SerializeToString())
 
 
-def _note(folder: Path, compiled: Compiled, **more: Any) -> None:
-    made_for = compiled.recipe, compiled.target.name, compiled.tuning, compiled.ram_bytes
-    note_origins(folder, compiled.model, *made_for, **more)
-
-
 def _device(compiled: Compiled, on: str, stack: ExitStack, *, trace: bool, timeout_s: float) -> Device:
     """A compiled program in a temporary project folder that lives as long as `stack`."""
     machine = machine_for(compiled.target, on)
@@ -465,23 +441,22 @@ def _device(compiled: Compiled, on: str, stack: ExitStack, *, trace: bool, timeo
     return Device(simulator_for(machine), result.elf, timeout_s)
 
 
-def _run(compiled: Compiled, on: str, job: Job, timeout_s: float, listen: Callable[[Record], None] = ignore) -> Log:
+def _run(
+    compiled: Compiled, on: str, job: Job, timeout_s: float, listen: Callable[[Record], None] = ignore,
+    image: Path | None = None,
+) -> Log:  # fmt: skip
+    """One run of a job, with its flash in the file `image`."""
     with ExitStack() as stack:
-        return _device(compiled, on, stack, trace=job.profile, timeout_s=timeout_s).run(job, listen)
+        device = _device(compiled, on, stack, trace=job.profile, timeout_s=timeout_s)
+        if not image:
+            return device.run(job, listen)
+        workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="odl-")))
+        (workdir / FLASH_FILE).symlink_to(image.resolve())
+        return device.run(job, listen, workdir)
 
 
-def _arena_names(compiled: Compiled) -> list[str]:
-    """The tensors of odl_weights, in its order."""
-    return [r.tensor.name for r in compiled.program.residents if r.buffer.space == ARENA]
-
-
-def _weights(compiled: Compiled, log: Log) -> dict[str, Array]:
-    found: dict[str, Array] = {}
-    for name, data in zip(_arena_names(compiled), log.weights, strict=True):
-        type_ = compiled.program.resident(name).buffer.type
-        found[name] = np.frombuffer(data, type_.dtype.numpy).reshape(type_.shape)
-    return found
-
-
-def _initial(compiled: Compiled, weights: Mapping[str, Array]) -> list[bytes]:
-    return [np.ascontiguousarray(weights[name]).tobytes() for name in _arena_names(compiled)]
+def _initial(compiled: Compiled, weights: Mapping[str, Array] | None) -> list[bytes]:
+    """`weights` as a job has them; nothing for the program's own start."""
+    if not weights:
+        return []
+    return [np.ascontiguousarray(weights[held.tensor.name]).tobytes() for held in compiled.program.held]

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import functools
-import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from fractions import Fraction
+from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import click
 
-from odl import api, autotune, render, results, selection
+from odl import api, autotune, render, results, saved, selection
+from odl.checkpoint import Checkpoints, Status, read_image
+from odl.cli_options import (
+    PATH,
+    SIMULATORS,
+    RecipeFlags,
+    data_option,
+    model_argument,
+    on_any_option,
+    on_option,
+    out_option,
+    ram_option,
+    recipe_options,
+    steps_option,
+    target_option,
+    timeout_option,
+)  # fmt: skip
 from odl.console import Console
 from odl.errors import BitsDifferError, ExitCode, ToolError, UsageError
 from odl.project import MARKER, is_run, read_origins, sha256, walked
-from odl.recipe import CHOICES, Recipe, read_recipe
+from odl.recipe import Recipe
 from odl.recipe_toml import recipe_toml
 from odl.staging import write_whole
 from odl.targets import DEFAULT, TARGETS, find_target, machine_for
@@ -35,10 +48,6 @@ MODEL is an ONNX file, or a folder that `odl build` or `odl run -o` wrote.
 Exit codes: {_CODES}.
 Shell completion: eval "$(_ODL_COMPLETE=bash_source odl)", or zsh_source, fish_source."""
 
-_SIMULATORS = list(dict.fromkeys(target.simulator for target in TARGETS.values()))
-
-Decorator = Callable[[Callable[..., None]], Callable[..., None]]
-
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(VERSION, prog_name="odl", message="%(prog)s %(version)s")
@@ -46,7 +55,7 @@ def cli() -> None:
     """Compile ONNX models to C that trains them on RISC-V microcontrollers, bit for bit equal to NumPy."""
 
 
-def verb(function: Callable[..., None]) -> Callable[..., None]:
+def verb(function: Callable[..., None], group: click.Group = cli) -> Callable[..., None]:
     """A command named as `function`, which gets a Console; it takes --json, -v and -q, and ends as `ExitCode` says."""
 
     @functools.wraps(function)
@@ -55,138 +64,13 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         with console.errors():
             function(console, **arguments)
 
-    command = cli.command(function.__name__.strip("_"))(run)
+    command = group.command(function.__name__.strip("_"))(run)
     command.params += [
         click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON."),
         click.Option(["-v", "--verbose"], is_flag=True, help="Say what is done; trace errors of odl itself."),
         click.Option(["-q", "--quiet"], is_flag=True, help="Show no progress, no notes."),
     ]
     return function
-
-
-# --- what commands take -----------------------------------------------------------------------------------------------
-
-
-def _n_bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
-    """A size in bytes: 65536, 64K, 1.5M, 64KiB; of a fraction of a byte, the whole ones."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"([0-9]+|[0-9]+\.[0-9]+(?=[kmg]))(?:([kmg])(?:i?b)?)?", value, re.IGNORECASE)
-    n_bytes = int(Fraction(match[1]) * 1024 ** " kmg".index((match[2] or " ").lower())) if match else 0
-    if not n_bytes:
-        raise click.BadParameter(f"{value!r} is no size such as 65536, 64K, 1.5M or 1G")
-    return n_bytes
-
-
-@dataclass(frozen=True)
-class RecipeFlags:
-    """A recipe file, and what flags change."""
-
-    file: Path | None
-    changes: Mapping[str, Any]
-
-    def over(self, base: Recipe) -> Recipe:
-        """The recipe: the file's or `base`, with the changes."""
-        return (read_recipe(self.file) if self.file else base).with_changes(self.changes)
-
-    @property
-    def given(self) -> bool:
-        return self.file is not None or any(value is not None for value in self.changes.values())
-
-
-_RECIPE_HELP = {
-    "loss": "Loss to minimise.",
-    "optimizer": "Optimizer.",
-    "lr": "Learning rate.",
-    "momentum": "Momentum of sgd.",
-    "nesterov": "Nesterov's momentum.",
-    "beta1": "Adam's decay of the mean.",
-    "beta2": "Adam's decay of the variance.",
-    "epsilon": "Added to Adam's divisor.",
-    "weight_decay": "Weight decay, added to the gradient; adamw: to the step.",
-    "state": "Type of velocities, means and variances.",
-    "master": "What remembers steps below a weight's last place.",
-    "lr_schedule": "How the learning rate goes.",
-    "warmup": "Updates in which it rises to --lr.",
-    "lr_period": "Updates between two steps, or of the cosine.",
-    "lr_gamma": "Factor of each step.",
-    "lr_least": "Where the cosine ends.",
-    "batch": "Samples per update.",
-    "updates": "When weights change: each as soon as it can, or all at the end, after one decision.",
-    "trainable": "ONNX names of the weights or nodes to train, with * and ?. May be repeated.",
-    "last": "Train only the last so many layers of those; 0: all.",
-    "parameters": "Which of their weights: all, only biases, or scale and shift of normalisations.",
-    "channels": "Output channels to train: NAME=8:24, or NAME=0.25 for the first quarter. May be repeated.",
-    "lora_rank": "Train low-rank adapters of so many rows instead of dense weights; 0: none.",
-    "replay_layer": "ONNX node whose outputs are kept and trained on again; what is below is frozen.",
-    "replay_slots": "How many are kept.",
-    "replay_ratio": "How many are trained on before each new sample.",
-    "replay_type": "How they are stored.",
-    "replay_policy": "Which ones give way to new ones: any, or one of the largest class.",
-    "accumulate": "Accumulator of sums of products.",
-    "gradients": "Type of weight gradients.",
-    "loss_scaling": "Whether the loss scale is 1, constant, or follows overflows.",
-    "loss_scale": "Factor on the loss's gradient, divided out in the update; where a dynamic one begins.",
-    "scale_growth": "Factor of a dynamic scale after sound updates.",
-    "scale_backoff": "Its factor after an update that was not.",
-    "scale_interval": "Sound updates in a row before it grows.",
-    "scale_floor": "Where it gives up: training has diverged.",
-    "clip_value": "Bound on each gradient; 0: none.",
-    "clip_norm": "Bound on the norm of all gradients; 0: none.",
-    "seed": "Seed of the sample order and of stochastic rounding.",
-}
-
-
-def recipe_options(function: Callable[..., None]) -> Callable[..., None]:
-    """-r, and a flag a field of Recipe; the command gets them as `recipe`."""
-
-    @functools.wraps(function)
-    def run(console: Console, recipe_file: Path | None, **arguments: Any) -> None:
-        given = {field.name: arguments.pop(field.name) for field in fields(Recipe)}
-        changes = {name: None if value == () else value for name, value in given.items()}
-        function(console, recipe=RecipeFlags(recipe_file, changes), **arguments)
-
-    for field in reversed(fields(Recipe)):
-        many = isinstance(field.default, tuple)
-        default = ", ".join(field.default) or "none" if many else field.default
-        flag = field.name.replace("_", "-")
-        click.option(
-            f"--{flag}/--no-{flag}" if isinstance(field.default, bool) else f"--{flag}",
-            field.name, default=None, multiple=many, metavar="PATTERN" if many else None,
-            type=click.Choice(CHOICES[field.name]) if field.name in CHOICES else str if many else type(field.default),
-            help=f"{_RECIPE_HELP.get(field.name, '')}  [{default}]",
-        )(run)  # fmt: skip
-    path = click.Path(path_type=Path)
-    click.option("-r", "--recipe", "recipe_file", type=path, metavar="TOML", help="Recipe file; flags go over it.")(run)
-    return run
-
-
-_path = click.Path(path_type=Path)
-_model = click.argument("model", type=_path)
-_run_folder = click.argument("run_folder", metavar="RUN", type=_path)
-_data = click.option("--data", required=True, type=_path, metavar="NPZ", help="Arrays x (N, ...) and y.")
-_steps = click.option("--steps", required=True, type=click.IntRange(min=1), help="Training steps, one sample each.")
-_target = click.option("-t", "--target", type=click.Choice(list(TARGETS)), help=f"[{DEFAULT.name}, or the folder's]")
-_on = click.option("--on", type=click.Choice(_SIMULATORS), help="Where it runs.  [the target's simulator]")
-_on_any = click.option(
-    "--on",
-    type=click.Choice([api.NUMPY, *_SIMULATORS]),
-    help="Where it runs: a simulator, or numpy.  [the target's own]",
-)
-_timeout = click.option(
-    "--timeout", default=120.0, type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-    help="Longest silence of the target.  [120]",
-)  # fmt: skip
-_ram = click.option(
-    "--ram",
-    callback=_n_bytes,
-    metavar="BYTES",
-    help="RAM of your chip, as 64K; where it is too little, values are computed again.  [the target's or folder's]",
-)
-
-
-def _out(help_: str, *, required: bool = True) -> Decorator:
-    return click.option("-o", "--output", type=_path, required=required, help=help_)
 
 
 def _compile(
@@ -238,7 +122,7 @@ def ops(console: Console) -> None:
 
 
 @verb
-@_model
+@model_argument
 @recipe_options
 def check(console: Console, model: Path, recipe: RecipeFlags) -> None:
     """Accept MODEL and list its layers, or say all that is wrong."""
@@ -246,9 +130,9 @@ def check(console: Console, model: Path, recipe: RecipeFlags) -> None:
 
 
 @verb
-@_model
-@_target
-@_ram
+@model_argument
+@target_option
+@ram_option
 @recipe_options
 def plan(console: Console, model: Path, target: str | None, ram: int | None, recipe: RecipeFlags) -> None:
     """Show in which order MODEL runs and where its tensors lie."""
@@ -258,10 +142,10 @@ def plan(console: Console, model: Path, target: str | None, ram: int | None, rec
 
 
 @verb
-@_model
-@_target
-@_ram
-@_out("Folder for the C project.")
+@model_argument
+@target_option
+@ram_option
+@out_option("Folder for the C project.")
 @recipe_options
 def build(
     console: Console, model: Path, target: str | None, ram: int | None, output: Path, recipe: RecipeFlags
@@ -274,44 +158,74 @@ def build(
 
 
 @verb
-@_model
-@_target
-@_ram
-@_on_any
-@_data
-@_steps
-@_out("Folder for the trained weights and the figures.", required=False)
+@model_argument
+@target_option
+@ram_option
+@on_any_option
+@data_option
+@steps_option
+@out_option("Folder for the trained weights and the figures.", required=False)
 @click.option("--continue", "goes_on", is_flag=True, help="MODEL is a run: go on where it ended, not from its start.")
-@_timeout
+@click.option(
+    "--checkpoint",
+    "image",
+    type=PATH,
+    metavar="IMAGE",
+    help="The target's flash, in a file: checkpoints go there, and a run that was cut off goes on from there.",
+)
+@click.option(
+    "--checkpoint-every",
+    "every",
+    type=click.IntRange(min=1),
+    default=10,
+    metavar="STEPS",
+    help="Steps between two checkpoints.  [10]",
+)
+@timeout_option
 @recipe_options
 def run(
-    console: Console, model: Path, target: str | None, ram: int | None, on: str | None, data: Path, steps: int,
-    output: Path | None, goes_on: bool, timeout: float, recipe: RecipeFlags,
-) -> None:  # fmt: skip
+    console: Console,
+    model: Path,
+    target: str | None,
+    ram: int | None,
+    on: str | None,
+    data: Path,
+    steps: int,
+    output: Path | None,
+    goes_on: bool,
+    image: Path | None,
+    every: int,
+    timeout: float,
+    recipe: RecipeFlags,
+) -> None:
     """Train MODEL, printing each step's loss as it comes."""
     if goes_on:
         _require_no_recipe(model, recipe)
     compiled = _compile(console, model, recipe, target, ram)
-    weights = api.load_weights(model, compiled) if goes_on else None
+    weights = saved.load_weights(model, compiled) if goes_on else None
     first = walked(model, data) if goes_on else 0
+    checkpoints = Checkpoints(image, every) if image else None
     if output:
-        api.require_writable(output)
+        saved.require_writable(output)
     with console.progress(steps, streams=True) as advance:
 
         def listen(step: int, loss: float) -> None:
             console.stream(f"{step} {render.loss_text(loss)}")
             advance(step, loss)
 
-        trained = api.train(compiled, data, steps, on or "", listen, timeout, weights, first)
+        trained = api.train(compiled, data, steps, on or "", listen, timeout, weights, first, checkpoints)
     result = results.ran(trained)
     if output:
         further = {key: value for key, value in result.items() if key not in _SAVED_ANYWAY}
         walk = {"data_sha256": sha256(data), "walked": first + steps}
-        api.save_run(trained, output, **walk, **console.facts, **further)
+        saved.save_run(trained, output, **walk, **console.facts, **further)
     console.answer(result, render.ran)
     if not trained.updates.tried:
         console.note(f"no batch of {compiled.recipe.batch} was full: nothing was updated")
-    if not isfinite(trained.loss[-1]):
+    if any(trained.saves):
+        failed = sum(status != Status.OK for status in trained.saves)
+        console.note(f"{image}: {failed} of {len(trained.saves)} checkpoints could not be saved")
+    if trained.loss and not isfinite(trained.loss[-1]):
         console.note("the last loss is not finite: a lower --lr may help, or --loss-scaling dynamic")
     api.require_convergence(trained)
 
@@ -320,13 +234,13 @@ _SAVED_ANYWAY = ("target", "on", "loss")
 
 
 @verb
-@_model
-@_target
-@_ram
-@_on
-@_data
-@_steps
-@_timeout
+@model_argument
+@target_option
+@ram_option
+@on_option
+@data_option
+@steps_option
+@timeout_option
 @recipe_options
 def verify(
     console: Console, model: Path, target: str | None, ram: int | None, on: str | None, data: Path, steps: int,
@@ -344,12 +258,12 @@ def verify(
 
 
 @verb
-@_model
-@_target
-@_ram
-@click.option("--on", default=api.NUMPY, type=click.Choice([api.NUMPY, *_SIMULATORS]), help="Where it runs.  [numpy]")
-@_data
-@_timeout
+@model_argument
+@target_option
+@ram_option
+@click.option("--on", default=api.NUMPY, type=click.Choice([api.NUMPY, *SIMULATORS]), help="Where it runs.  [numpy]")
+@data_option
+@timeout_option
 @recipe_options
 def eval_(
     console: Console,
@@ -366,25 +280,62 @@ def eval_(
     if trained:
         _require_no_recipe(model, recipe)
     compiled = _compile(console, model, recipe, target, ram)
-    weights = api.load_weights(model, compiled) if trained else None
+    weights = saved.load_weights(model, compiled) if trained else None
     with console.counting("sample") as advance:
         result = api.evaluate(compiled, data, weights, on, timeout, advance)
     console.answer({"on": on, **result}, render.evaluated)
 
 
 @verb
-@_run_folder
-@_out("The ONNX file.")
-def export(console: Console, run_folder: Path, output: Path) -> None:
-    """Write the original model with the weights of RUN."""
-    read_origins(run_folder)
-    compiled = _compile(console, run_folder, RecipeFlags(None, {}), None)
-    api.export(compiled, api.load_weights(run_folder, compiled), output)
+@model_argument
+@click.option("--checkpoint", "image", type=PATH, metavar="IMAGE", help="Take the weights from a device's flash.")
+@target_option
+@ram_option
+@out_option("The ONNX file.")
+@recipe_options
+def export(
+    console: Console,
+    model: Path,
+    image: Path | None,
+    target: str | None,
+    ram: int | None,
+    output: Path,
+    recipe: RecipeFlags,
+) -> None:
+    """Write the original model with what was trained: of MODEL, a run's folder, or of a checkpoint of MODEL."""
+    if not image:
+        read_origins(model)
+        _require_no_recipe(model, recipe)
+    compiled = _compile(console, model, recipe, target, ram)
+    weights = saved.load_checkpoint(image, compiled) if image else saved.load_weights(model, compiled)
+    api.export(compiled, weights, output)
     console.answer({"model": str(output), "trained": list(compiled.training.initializers)}, render.exported)
 
 
+@cli.group()
+def checkpoint() -> None:
+    """What a device's flash holds."""
+
+
+@functools.partial(verb, group=checkpoint)
+@click.argument("image", type=PATH)
+@click.option("--model", type=PATH, help="What it should be of: an ONNX file, or a folder of ours.")
+@target_option
+@ram_option
+@recipe_options
+def inspect(
+    console: Console, image: Path, model: Path | None, target: str | None, ram: int | None, recipe: RecipeFlags
+) -> None:
+    """Tell what the two slots of IMAGE hold; with --model, which tensors, and how many of their elements training
+    changed."""
+    slots = read_image(image)
+    compiled = _compile(console, model, recipe, target, ram) if model else None
+    weights = saved.load_checkpoint(image, compiled) if compiled else {}
+    console.answer(results.inspected(str(image), slots, compiled, weights), render.inspected)
+
+
 @verb
-@_model
+@model_argument
 @click.option(
     "-t",
     "--target",
@@ -393,7 +344,7 @@ def export(console: Console, run_folder: Path, output: Path) -> None:
     help=f"One whose cycles can be counted.  [{PULP_OPEN.name}]",
 )
 @click.option(
-    "-o", "--output", type=_path, help="The file to keep it in.  [MODEL's name, .tune.json, where build looks]"
+    "-o", "--output", type=PATH, help="The file to keep it in.  [MODEL's name, .tune.json, where build looks]"
 )
 @click.option("-j", "--jobs", default=0, type=click.IntRange(min=0), help="Simulators at once.  [one a core]")
 @click.option(
@@ -415,11 +366,11 @@ def tune(
 
 
 @verb
-@_model
-@_target
-@_on
-@_data
-@_ram
+@model_argument
+@target_option
+@on_option
+@data_option
+@ram_option
 @click.option(
     "--time",
     type=click.IntRange(min=1),
@@ -427,8 +378,8 @@ def tune(
     help="Most that a step may take, in what the target counts: instructions, cycles or MACs.  [any]",
 )
 @click.option("--samples", default=64, type=click.IntRange(min=1), help="Calibration samples to look at.  [64]")
-@_out("Recipe file to write.", required=False)
-@_timeout
+@out_option("Recipe file to write.", required=False)
+@timeout_option
 @recipe_options
 def select(
     console: Console, model: Path, target: str | None, on: str | None, data: Path, ram: int | None, time: int | None,
@@ -452,10 +403,10 @@ def select(
 
 
 @verb
-@_model
+@model_argument
 @click.option("--stage", required=True, type=click.Choice(list(results.STAGES)), help="How far down.")
-@_target
-@_ram
+@target_option
+@ram_option
 @recipe_options
 def dump(console: Console, model: Path, stage: str, target: str | None, ram: int | None, recipe: RecipeFlags) -> None:
     """Print any stage of MODEL on its way to C, as text."""

@@ -18,6 +18,7 @@ from odl.codegen import model_id, traced_buffers
 from odl.data import Data
 from odl.errors import TargetError
 from odl.executor import Executor, Observer
+from odl.log import Log
 from odl.ops.replay import FILLED
 from odl.program import Call, Program
 from odl.replay import ENCODE, RECALL, REMEMBER
@@ -25,7 +26,7 @@ from odl.targets import Simulator
 from odl.targets.base import ignore
 from odl.training import APPLY, INFER, STEP, Training
 from odl.types import Array
-from odl.wire import Hashes, Job, Log, Loss, Record
+from odl.wire import Hashes, Job, Loss, Record
 
 
 @dataclass(frozen=True)
@@ -198,8 +199,8 @@ class Device:
     elf: Path
     timeout_s: float = 60.0
 
-    def run(self, job: Job, on_record: Callable[[Record], None] = ignore) -> Log:
-        return self.simulator.run(self.elf, job, timeout_s=self.timeout_s, on_record=on_record)
+    def run(self, job: Job, on_record: Callable[[Record], None] = ignore, workdir: Path | None = None) -> Log:
+        return self.simulator.run(self.elf, job, workdir=workdir, timeout_s=self.timeout_s, on_record=on_record)
 
 
 def verify(program: Program, training: Training, data: Data, device: Device, progress: Progress) -> Verdict:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,17 @@ class Data:
             order += generator.permutation(len(self)).tolist()
         chosen = np.array(order[first : first + n_steps], dtype=np.intp)
         return Data(self.samples[chosen], self.targets[chosen])
+
+    def first(self, n: int) -> Data:
+        """The first `n`."""
+        return Data(self.samples[:n], self.targets[:n])
+
+    def source(self, seed: int, first: int, start: Iterable[bytes]) -> int:
+        """A number for the walk that `steps` describes, by a network that begins at `start`: CRC-32 of all of it."""
+        crc = zlib.crc32(f"{seed} {first}".encode())
+        for part in (self.samples.tobytes(), self.targets.tobytes(), *start):
+            crc = zlib.crc32(part, crc)
+        return crc
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         """(sample, target) pairs."""

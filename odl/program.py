@@ -5,7 +5,7 @@ The NumPy executor runs a Program and is the definition of what the C must do; t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from odl.graph import Kernel, Operator, Persistent, Phase, Role, Slice
 from odl.memory import ARENA, FLASH
 from odl.tiling import Region
-from odl.types import TensorType
+from odl.types import Array, TensorType
 
 __all__ = ["ARENA", "FLASH", "LOCAL", "Barrier", "Buffer", "Call", "Move", "Program", "Resident", "Statement", "Wait"]
 
@@ -147,13 +147,25 @@ class Program:
     persistent_bytes: int
 
     @property
+    def held(self) -> tuple[Resident, ...]:
+        """What outlives a step, in the order of the C's odl_weights."""
+        return tuple(resident for resident in self.residents if resident.buffer.space == ARENA)
+
+    def held_arrays(self, contents: Sequence[bytes]) -> dict[str, Array]:
+        """The tensors of `held` by name, of what a device says they are."""
+        types = {resident.tensor.name: resident.buffer.type for resident in self.held}
+        return {
+            name: np.frombuffer(content, type_.dtype.numpy).reshape(type_.shape)
+            for (name, type_), content in zip(types.items(), contents, strict=True)
+        }
+
+    @property
     def held_bytes(self) -> dict[Role, int]:
         """The bytes of the arena that outlive a step, by what they are for."""
         found: dict[Role, int] = {}
-        for resident in self.residents:
-            if resident.buffer.space == ARENA:
-                role = resident.tensor.role
-                found[role] = found.get(role, 0) + resident.buffer.type.n_bytes
+        for resident in self.held:
+            role = resident.tensor.role
+            found[role] = found.get(role, 0) + resident.buffer.type.n_bytes
         return found
 
     def calls(self) -> Iterator[tuple[int, str, Call]]:

@@ -25,6 +25,7 @@ from odl.version import VERSION
 
 MARKER = "odl.json"
 MODEL = "model.onnx"
+WEIGHTS = "weights.npz"  # of a run
 SCHEMA = 1
 _OURS = "give a folder that odl run -o or odl build -o wrote"
 
@@ -43,7 +44,8 @@ class Origins:
 def write_project(folder: Path, title: str, program: Program, training: Training, target: Target) -> None:
     """Write the C project of `program` for `target` into an empty folder; the same input gives the same bytes."""
     write_sources(folder, program, training, title)
-    shutil.copytree(share("firmware") / "runner", folder / "runner")
+    for part in ("checkpoint", "runner"):
+        shutil.copytree(share("firmware") / part, folder / part)
     for port in target.ports:
         shutil.copytree(share("firmware") / "port" / port, folder / "port", dirs_exist_ok=True)
     for name in ("Makefile", "CMakeLists.txt", "README.md"):

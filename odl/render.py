@@ -313,14 +313,35 @@ def ran(result: Result) -> str:
     cost = "".join(f"{step[word]:,.0f} {word}, " for word in [counter] if word)
     rate = f", {step['mac_per_cycle']:.2f} a cycle" if "mac_per_cycle" in step else ""
     facts = _facts(
-        ("steps", f"{result['steps']:,} on {result['on']}"),
-        ("loss", _edges(result["loss"])),
+        ("steps", f"{result['steps']:,} on {result['on']}{_resumed(result)}"),
+        ("loss", _edges(result["loss"]) if result["loss"] else "all steps were done before"),
         ("updates", _updates_text(result["updates"])),
         ("a step", f"{cost}{step['macs']:,} MACs{rate}"),
         ("arena", f"{arena:,} bytes (lower bound {result['arena_lower_bound']:,})"),
         ("stack", f"{result['stack_bytes']:,} bytes" if result["stack_bytes"] else "not measured on this target"),
     )
     return "\n" + _paragraphs(facts, _costs(result, counter or "macs"))
+
+
+def _resumed(result: Result) -> str:
+    """What checkpoints had to do with it."""
+    first, saved = result["resumed_at"], result["checkpoints"]["saved"]
+    behind = f", behind {first:,} of the checkpoint" if first else ""
+    return behind + (f", {saved:,} checkpoints saved" if saved else "")
+
+
+def inspected(result: Result) -> str:
+    """`odl checkpoint inspect`."""
+    words = ("sequence", "position", "bytes", "model_id", "source")
+    rows = [
+        (at, slot["state"], *(slot[word] if slot["bytes"] else "" for word in words))
+        for at, slot in enumerate(result["slots"])
+    ]
+    header = ("slot", "", "save", "steps", "bytes", "program", "data")
+    tensors = [(t["role"], t["elements"], t["changed"], t["name"]) for t in result["tensors"]]
+    return _paragraphs(
+        table(header, rows), table(("role", "elements", "changed", "tensor"), tensors) if tensors else ""
+    )
 
 
 def _updates_text(updates: Result) -> str:

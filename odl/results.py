@@ -15,6 +15,7 @@ import numpy as np
 
 from odl.api import Compiled, Run
 from odl.autotune import Tuned
+from odl.checkpoint import Slot, Status
 from odl.compare import Difference, Verdict
 from odl.graph import Graph, Persistent
 from odl.memory import live_bytes, timeline
@@ -29,6 +30,7 @@ from odl.targets import DEFAULT, TARGETS
 from odl.tile_report import tiled_nodes
 from odl.toolchain import BuildResult, ToolStatus
 from odl.training import INFER
+from odl.types import Array
 
 Result = dict[str, Any]
 
@@ -281,6 +283,8 @@ def ran(run: Run) -> Result:
         "target": run.compiled.target.name,
         "on": run.on,
         "steps": len(run.loss),
+        "resumed_at": run.first,
+        "checkpoints": {"saved": run.saves.count(Status.OK), "failed": len(run.saves) - run.saves.count(Status.OK)},
         "loss": list(run.loss),
         "updates": _updates(run),
         "per_step": step,
@@ -288,6 +292,31 @@ def ran(run: Run) -> Result:
         **arena(run.compiled),
         "stack_bytes": run.stack_bytes,
     }
+
+
+def inspected(image: str, slots: Sequence[Slot], compiled: Compiled | None, weights: Mapping[str, Array]) -> Result:
+    """`odl checkpoint inspect`: both slots, and how many elements of each tensor of a checkpoint are not those that the
+    program begins with, in bits."""
+    tensors = [
+        {"name": held.tensor.name, "role": held.tensor.role.value, "elements": found.size,
+         "changed": int(np.count_nonzero(_patterns(found) != _patterns(held.tensor.initial)))}
+        for held, found in zip(compiled.program.held if compiled else (), weights.values(), strict=True)
+    ]  # fmt: skip
+    return {
+        "image": image,
+        "slots": [
+            {"state": slot.state, "sequence": slot.sequence, "position": slot.position, "bytes": len(slot.payload),
+             "model_id": f"{slot.model_id:08x}", "source": f"{slot.source:08x}"}
+            for slot in slots
+        ],
+        "tensors": tensors,
+    }  # fmt: skip
+
+
+def _patterns(array: Array) -> Array:
+    """The bits of each element."""
+    patterns: Array = np.ascontiguousarray(array).view(f"u{array.itemsize}").ravel()
+    return patterns
 
 
 def _updates(run: Run) -> Result:
@@ -312,8 +341,8 @@ def _time(cycles: float, macs: int) -> Result:
 
 
 def _mean(count: int, steps: int) -> float:
-    """Whole where it can be."""
-    whole, rest = divmod(count, steps)
+    """Whole where it can be; 0 of no steps."""
+    whole, rest = divmod(count, max(1, steps))
     return count / steps if rest else whole
 
 

@@ -41,15 +41,18 @@ class Child:
     """A running child as a context manager: leaving the block, by whatever way, kills its whole process group.
 
     `output` gets its stdout and stderr. It has no stdin, and a session of its own, so that Ctrl-C reaches it only
-    through its parent. Raises OSError if the program cannot be started.
+    through its parent. `inherits` are descriptors that it holds as long as it lives. Raises OSError if the program
+    cannot be started.
     """
 
     def __init__(
-        self, argv: Sequence[str], *, output: IO[bytes], cwd: Path | None = None, env: Mapping[str, str] | None = None
-    ) -> None:
+        self, argv: Sequence[str], *, output: IO[bytes], cwd: Path | None = None, env: Mapping[str, str] | None = None,
+        inherits: Sequence[int] = (),
+    ) -> None:  # fmt: skip
         self._process = subprocess.Popen(
-            argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
+            argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            pass_fds=inherits,
+        )  # fmt: skip
 
     def __enter__(self) -> Child:
         return self

@@ -48,7 +48,7 @@ _PROBE_TIMEOUT_S = 30.0
 _FLAGS = ("-std=c11", "-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing")
 _WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow")
 _FREESTANDING = ("-ffreestanding", "-ffunction-sections", "-fdata-sections")
-_INCLUDED = ("include", "runner", "port")
+_INCLUDED = ("include", "checkpoint", "runner", "port")
 _LINK = ("--gc-sections", "-T", "port/link.ld")
 
 # zig cc defaults to a debug build with traps for undefined behaviour; this makes it plain clang.
@@ -301,7 +301,7 @@ def _diagnose(command: tuple[str, ...], output: str) -> OdlError:
 
 def project_sources(project: Path, *, trace: bool) -> list[str]:
     """The runner's sources, relative to `project`, in the order in which make(1) sorts them."""
-    patterns = ("src/*.c", "src/kernels/*.c", "runner/*.c", "port/*.c", "port/*.S")
+    patterns = ("src/*.c", "src/kernels/*.c", "checkpoint/*.c", "runner/*.c", "port/*.c", "port/*.S")
     found = {path.relative_to(project).as_posix() for pattern in patterns for path in project.glob(pattern)}
     return sorted(found if trace else found - {"src/odl_trace.c"})
 

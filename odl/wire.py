@@ -3,20 +3,17 @@
 The C end is `firmware/runner/wire.h`, which also gives the layout; a test compares the constants. Everything is
 little endian. The reader is strict: what is not exactly a log is a `TargetError`, never a shorter result.
 
-Error codes: `log-garbled` (a record that cannot be), `log-truncated` (the file ends early), `log-incomplete` (sound,
-but not what the job asked for).
+Error codes: `log-garbled` (a record that cannot be), `log-truncated` (the file ends early).
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import IntFlag
+from dataclasses import astuple, dataclass
+from enum import IntEnum, IntFlag
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +21,13 @@ import numpy.typing as npt
 from odl.errors import ModelError, TargetError
 from odl.types import Array
 
-VERSION = 2
+VERSION = 3
 JOB_MAGIC = 0x4A4C444F
 JOB_FILE = "job.bin"
 LOG_FILE = "log.bin"
+FLASH_FILE = "flash.bin"
 
-_JOB = struct.Struct("<10I")
+_JOB = struct.Struct("<20I")
 _RECORD = struct.Struct("<4I")
 _WORD = struct.Struct("<I")
 
@@ -55,15 +53,59 @@ END_ARITHMETIC = 68
 END_STACK = 69
 END_IO = 70
 END_TRAP = 71
+END_POWER_CUT = 72
+END_FLASH = 73
+END_CHECKPOINT = 74
 
 TAG_BOOT, TAG_LOSS, TAG_HASHES, TAG_OUTPUT, TAG_TENSOR, TAG_WEIGHT, TAG_STACK, TAG_END = (
     int.from_bytes(word, "little") for word in (b"BOOT", b"LOSS", b"HASH", b"OUTP", b"TENS", b"WGHT", b"STAK", b"END ")
 )
 TAG_COUNT, TAG_COUNTERS, TAG_PROFILE = (int.from_bytes(word, "little") for word in (b"COUN", b"NAME", b"PROF"))
+TAG_RESUME, TAG_SAVE = (int.from_bytes(word, "little") for word in (b"RESU", b"SAVE"))
 
 
 def _padded(n_bytes: int) -> int:
     return (n_bytes + 3) & ~3
+
+
+class Cut(IntEnum):
+    """What a power cut leaves of the flash operation that it meets."""
+
+    BEFORE = 0
+    PREFIX = 1
+    NOISE = 2
+    AFTER = 3
+
+
+class Worn(IntEnum):
+    """How a worn-out sector behaves: it refuses, or some of its bits cannot be erased and nobody is told."""
+
+    REFUSES = 0
+    KEEPS = 1
+
+
+@dataclass(frozen=True)
+class Flash:
+    """The flash that a job saves checkpoints to: FLASH_FILE in its folder, all 0xff when new, with a flash's rules.
+
+    `every`: steps between checkpoints; `source`: a number for the data that the job's items are. For tests, power fails
+    in operation `cut_at` (from 1; 0: never), a sector erased or a unit programmed; and sector `worn_sector` (from 1;
+    0: none) is worn out.
+    """
+
+    n_bytes: int
+    erase_bytes: int = 4096
+    program_bytes: int = 256
+    every: int = 1
+    source: int = 0
+    cut_at: int = 0
+    cut_kind: Cut = Cut.BEFORE
+    seed: int = 0
+    worn_sector: int = 0
+    worn_kind: Worn = Worn.REFUSES
+
+
+NO_FLASH = Flash(0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -72,7 +114,8 @@ class Job:
 
     `samples` is (n, ...) of binary16; `targets` is (n,) of integer labels or (n, ...) of binary16, or None to infer
     instead of train. `hashes`, `profile` and `dump` need a program built with tracing; `dump` is (step, index into
-    odl_traced). `initial` replaces the weights of the program's own start, one byte string per weight.
+    odl_traced). `initial` replaces the weights of the program's own start, one byte string per weight. With `flash` it
+    goes on from the checkpoint there, if there is one.
     """
 
     model_id: int
@@ -83,6 +126,7 @@ class Job:
     weights: bool = False
     dump: tuple[int, int] | None = None
     initial: Sequence[bytes] = ()
+    flash: Flash = NO_FLASH
 
     @property
     def n_steps(self) -> int:
@@ -137,6 +181,7 @@ def write_job(path: Path, job: Job) -> None:
         len(weights),
         dump_step,
         dump_traced,
+        *astuple(job.flash),
     )
     body = np.concatenate((samples, targets), axis=1).tobytes()
     crc = zlib.crc32(body, zlib.crc32(blob))
@@ -227,6 +272,23 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Resume:
+    """What odl_checkpoint_load said, and where the job goes on."""
+
+    status: int
+    position: int
+    source: int
+
+
+@dataclass(frozen=True)
+class Save:
+    """What odl_checkpoint_save said after `step` steps."""
+
+    step: int
+    status: int
+
+
+@dataclass(frozen=True)
 class End:
     """The run is over, at `step`, with an END_ status."""
 
@@ -234,7 +296,7 @@ class End:
     step: int
 
 
-Record = Boot | Loss | Hashes | Output | Tensor | Weight | Count | Counters | Profile | Stack | End
+Record = Boot | Loss | Hashes | Output | Tensor | Weight | Count | Counters | Profile | Stack | Resume | Save | End
 
 
 def _garbled(offset: int, why: str) -> TargetError:
@@ -357,6 +419,8 @@ _FORMS = {
         lambda step, _, data: Profile(step, np.frombuffer(data, "<u4")),
     ),
     TAG_STACK: _Form(_ONE_WORD, lambda *fields: Stack(_word(fields[-1]))),
+    TAG_RESUME: _Form(_exactly(lambda _: 8), lambda _, status, data: Resume(status, *struct.unpack("<2I", data))),
+    TAG_SAVE: _Form(_ONE_WORD, lambda step, _, data: Save(step, _word(data))),
     TAG_END: _Form(_ONE_WORD, lambda step, _, data: End(_word(data), step)),
 }
 
@@ -366,88 +430,3 @@ def read_log(path: Path) -> Iterator[Record]:
     reader = LogReader()
     yield from reader.feed(path.read_bytes())
     reader.close()
-
-
-@dataclass(frozen=True)
-class Log:
-    """All that a finished run said.
-
-    `losses` (n_steps,) binary32 of a training job, `outputs` (n_steps, n_outputs) binary16 of an inference job,
-    `hashes` (n_steps, n_traced) and `profile` (n_steps, n_calls, n_counters) uint32; each is empty where the job did
-    not ask. `counters` are the names of what the profile counts. `counts` (n_steps,) uint32: what the first of them
-    says of each whole step, with all the looking between kernel calls if the program traces.
-    """
-
-    boot: Boot
-    losses: npt.NDArray[np.float32]
-    outputs: npt.NDArray[np.float16]
-    hashes: npt.NDArray[np.uint32]
-    counts: npt.NDArray[np.uint32]
-    counters: tuple[str, ...]
-    profile: npt.NDArray[np.uint32]
-    weights: tuple[bytes, ...]
-    tensor: bytes | None
-    stack_bytes: int
-
-
-class LogBuilder:
-    """Collects the records of one run of `job`: `add` each as it comes, `finish` for all of them.
-
-    Raises `log-incomplete` where a sound log does not hold exactly what the job asked for.
-    """
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._rows: defaultdict[type[Record], list[Any]] = defaultdict(list)
-
-    def add(self, record: Record) -> None:
-        rows = self._rows[type(record)]
-        match record:
-            case Loss() | Output() | Hashes() | Count() | Profile():
-                position, limit = record.step, self._job.n_steps
-            case Weight():
-                position, limit = record.index, record.index + 1
-            case Tensor():
-                position, limit = len(rows), len(rows) + 1  # its call may run several times in a step
-            case _:
-                position, limit = 0, 1
-        if position >= limit:
-            raise _incomplete(f"{type(record).__name__} {position} comes after the last step")
-        if position != len(rows):
-            kind = type(record).__name__
-            raise _incomplete(f"{kind} {position} comes where {kind} {len(rows)} should")
-        rows.append(record)
-
-    def _take(self, kind: type[Record], n_expected: int) -> list[Any]:
-        rows = self._rows[kind]
-        if len(rows) != n_expected:
-            raise _incomplete(f"the log holds {len(rows)} {kind.__name__} records and should hold {n_expected}")
-        return rows
-
-    def finish(self) -> Log:
-        job, n_steps, trains = self._job, self._job.n_steps, self._job.targets is not None
-        boot: Boot = self._take(Boot, 1)[0]
-        return Log(
-            boot=boot,
-            losses=np.array([loss.value for loss in self._take(Loss, n_steps * trains)], np.float32),
-            outputs=_table(
-                [o.values for o in self._take(Output, n_steps * (not trains))], "<f2", boot.output_bytes // 2
-            ),
-            hashes=_table([h.values for h in self._take(Hashes, n_steps * job.hashes)], "<u4", boot.n_traced),
-            counts=np.array([count.value for count in self._take(Count, n_steps)], np.uint32),
-            counters=next((c.names for c in self._take(Counters, int(job.profile))), ()),
-            profile=_table(
-                [p.counts for p in self._take(Profile, n_steps * job.profile)], "<u4", boot.n_calls, boot.n_counters
-            ),
-            weights=tuple(weight.data for weight in self._take(Weight, boot.n_weights * job.weights)),
-            tensor=b"".join(tensor.data for tensor in self._rows[Tensor]) if self._rows[Tensor] else None,
-            stack_bytes=self._take(Stack, 1)[0].n_bytes,
-        )
-
-
-def _incomplete(why: str) -> TargetError:
-    return TargetError("log-incomplete", LOG_FILE, why, "run it again; if it repeats, report it")
-
-
-def _table(rows: list[Array], dtype: str, *shape: int) -> npt.NDArray[Any]:
-    return np.array(rows, dtype).reshape(len(rows), *shape)

@@ -20,7 +20,7 @@ from models import model as small_model
 from onnx import numpy_helper
 
 import odl as library
-from odl import api
+from odl import api, load_weights
 from odl.cli import cli
 from odl.console import printable
 from odl.errors import ExitCode, OdlError
@@ -29,7 +29,8 @@ from odl.ops.relu import Relu
 from odl.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-VERBS = {"doctor", "ops", "check", "plan", "build", "run", "verify", "eval", "export", "dump", "tune", "select"}
+VERBS = {"doctor", "ops", "check", "plan", "build", "run", "verify", "eval", "export", "dump", "tune", "select",
+         "checkpoint"}  # fmt: skip
 STEPS = 5
 
 
@@ -369,7 +370,7 @@ def test_a_run_goes_on(model: Path, data: Path, trained: tuple[Path, Result], tm
     others = shutil.copyfile(data, tmp_path / "others.npz")
     with others.open("ab") as file:
         file.write(bytes(1))
-    wanted = api.train(compiled, data, 2, weights=api.load_weights(folder, compiled))
+    wanted = api.train(compiled, data, 2, weights=load_weights(folder, compiled))
     assert answer("run", folder, "--continue", "--data", others, "--steps", 2)["loss"] == list(wanted.loss)
     assert answer("run", model, "--continue", "--data", data, "--steps", 2, exit_code=ExitCode.USAGE)["error"]
     fixed = odl("run", folder, "--continue", "--data", data, "--steps", 2, "--lr", 0.2)

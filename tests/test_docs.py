@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -34,7 +35,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples/README.md"]
 TEMPLATE = "project/README.md.j2"
 
-ALL_OPTIONS = {option for command in cli.commands.values() for param in command.params for option in param.opts}
+COMMANDS = [each for command in cli.commands.values() for each in getattr(command, "commands", {"": command}).values()]
+ALL_OPTIONS = {option for command in COMMANDS for param in command.params for option in param.opts}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -85,8 +87,9 @@ def test_commands_exist(page: Path) -> None:
             assert re.search(rf"^{match[1]}:", makefile, re.M) or page.name != "README.md", line
         if line.startswith("--") and "examples" not in page.parts:
             assert line.split()[0] in ALL_OPTIONS, line
-        if match := re.match(r"odl ([a-z]+)", line):
+        if match := re.match(r"odl ([a-z]+)(?: ([a-z]+))?", line):
             command = cli.commands[match[1]]
+            command = command.commands[match[2]] if isinstance(command, click.Group) else command
             known = {option for param in command.params for option in param.opts} | {"--help"}
             assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", line)) <= known, line
 
@@ -227,27 +230,56 @@ def compile_c(text: str, name: str, project: Path, target: targets.Target, toolc
         "-Wconversion",
     )
     made = source.with_suffix(".o")
-    subprocess.run([*toolchain.cc, *flags, "-Iinclude", "-c", source, "-o", made], cwd=project, check=True, timeout=120)
+    subprocess.run(
+        [*toolchain.cc, *flags, "-Iinclude", "-Icheckpoint", "-c", source, "-o", made],
+        cwd=project,
+        check=True,
+        timeout=120,
+    )
     return made
+
+
+# What docs/CHECKPOINTS.md leaves to its reader: a device, and a flash that is not there.
+USERS_OWN = """
+#include "odl_checkpoint.h"
+#include "odl_model.h"
+#define MY_DATA 1u
+static _Alignas(ODL_ARENA_ALIGN) uint8_t arena[ODL_ARENA_BYTES];
+static void learn(struct odl_cursor *cursor) { (void)cursor; }
+static void ask_before_saving(void) {}
+static void report(void) {}
+void begin(void);
+struct odl_flash_geometry odl_flash_geometry(void) { return (struct odl_flash_geometry){0, 0, 0}; }
+bool odl_flash_read(uint32_t at, void *to, uint32_t n) { (void)at, (void)to, (void)n; return false; }
+bool odl_flash_program(uint32_t at, const void *from, uint32_t n) { (void)at, (void)from, (void)n; return false; }
+bool odl_flash_erase(uint32_t at) { (void)at; return false; }
+bool odl_flash_sync(void) { return false; }
+"""
 
 
 @pytest.mark.parametrize("target", targets.TARGETS.values(), ids=list(targets.TARGETS))
 def test_firmware_snippets_compile(target: targets.Target, tmp_path: Path) -> None:
-    """Those of the README and of the project's own; on RISC-V they link with the model and four functions alone."""
+    """Those of the README and of the project's own; on RISC-V they link with the model, a flash and four functions."""
     onnx.save(cnn(), tmp_path / "model.onnx")
     compiled, project = odl.compile_model(tmp_path / "model.onnx", target=target.name), tmp_path / "c"
     project.mkdir()
     write_project(project, "snippets", compiled.program, compiled.training, target)
     toolchain = find_toolchain(target)
     told = environment().get_template(TEMPLATE).render(project_variables(target))
-    snippets = [*blocks((ROOT / "README.md").read_text(), "c"), *blocks(told, "c")]
-    assert len(snippets) == 2
+    snippets = [
+        *blocks((ROOT / "README.md").read_text(), "c"),
+        "".join(blocks(told, "c")),
+        USERS_OWN
+        + "".join(blocks((ROOT / "docs/CHECKPOINTS.md").read_text(), "c")).replace("start(void)", "begin(void)"),
+    ]
+    assert len(snippets) == 3
     objects = [
         compile_c(text.replace("learn", f"learn{at}"), f"snippet{at}", project, target, toolchain)
         for at, text in enumerate(snippets)
     ]
     if target.is_riscv:
-        model = sorted({*project.glob("src/**/*.c")} - {project / "src/odl_trace.c"})
+        sources = {*project.glob("src/**/*.c"), *project.glob("checkpoint/*.c")}
+        model = sorted(sources - {project / "src/odl_trace.c"})
         given = share("firmware") / "port/qemu/mem.c"
         objects += [compile_c(path.read_text(), path.stem, project, target, toolchain) for path in (*model, given)]
         subprocess.run(

@@ -24,9 +24,9 @@ FLOORS = (
     ("memory", "schedule", "memory_check", "tuning", "tiling", "residency", "lighten", "budget"),
     ("program", "lower", "lower_tiles", "micro_assembly", "microkernels", "microkernels_depthwise"),
     ("executor", "rehearsal", "codegen"),
-    ("wire", "targets", "toolchain", "compare", "project"),
+    ("wire", "log", "checkpoint", "targets", "toolchain", "compare", "project"),
     ("profile", "savings", "scores", "tile_report", "render", "console"),
-    ("api", "autotune", "step_time", "selection", "results", "cli", "__init__", "__main__"),
+    ("api", "saved", "autotune", "step_time", "selection", "results", "cli_options", "cli", "__init__", "__main__"),
 )  # fmt: skip
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 

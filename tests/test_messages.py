@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 from models import cnn, compiled, draw, mlp, refusal, save
 
-from odl.api import Compiled, load_weights
+from odl import load_weights
+from odl.api import Compiled
 from odl.cli import cli
 from odl.data import load_data
 from odl.errors import OdlError

@@ -13,7 +13,7 @@ import tiny_project as tiny
 from odl import objects, toolchain
 from odl.objects import Objects, cache_folder, prune
 from odl.targets import TARGETS
-from odl.toolchain import compile_project, find_toolchain
+from odl.toolchain import _INCLUDED, compile_project, find_toolchain
 
 HOST, ZHINX = TARGETS["host"], TARGETS["qemu-zhinx"]
 DAY_S = 24 * 3600
@@ -73,7 +73,7 @@ def test_only_what_a_change_can_reach_is_compiled_again(tmp_path: Path, compiled
 
 def included(project: Path, source: str) -> list[str]:
     """What a source includes of the project, as the compiler tells it."""
-    command = [*find_toolchain(HOST).cc, "-Iinclude", "-Irunner", "-Iport", "-DODL_TRACE=1", "-MM", source]
+    command = [*find_toolchain(HOST).cc, *map("-I{}".format, _INCLUDED), "-DODL_TRACE=1", "-MM", source]
     listed = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True, timeout=60).stdout
     return [str(Path(word)) for word in listed.split()]
 

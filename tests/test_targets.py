@@ -18,8 +18,9 @@ from tiny_project import MODEL_ID, TinyModel, Workshop
 
 from odl import toolchain, wire
 from odl.errors import OdlError, TargetError, ToolError, UsageError
+from odl.log import Log
 from odl.targets import TARGETS, Target, find_target, machine_for, pulp, qemu, simulate, simulator_for
-from odl.wire import Job, Log, Loss, Record
+from odl.wire import VERSION, Job, Loss, Record
 
 HOST = TARGETS["host"]
 ZHINX = TARGETS["qemu-zhinx"]
@@ -305,12 +306,12 @@ def pretend(script: str, workdir: Path, *, timeout_s: float = 20) -> OdlError:
             return head + struct.pack("<I", zlib.crc32(head))
         def words(*values):
             return struct.pack(f"<{len(values)}I", *values)
-        boot = record(0x544F4F42, words(2, %d, 64, 5, 4, 1, 2, 6))
+        boot = record(0x544F4F42, words(%d, %d, 64, 5, 4, 1, 2, 6))
         tags = 0x53534F4C, 0x4E554F43, 0x4B415453, 0x20444E45
         good = boot + b"".join(record(tag, words(0)) for tag in tags)
         log = open("log.bin", "wb", buffering=0)
     """
-    text = textwrap.dedent(prelude) % MODEL_ID + textwrap.dedent(script)
+    text = textwrap.dedent(prelude) % (VERSION, MODEL_ID) + textwrap.dedent(script)
     program = workdir / "program.py"
     program.write_text(text)
     return refusal(

@@ -168,7 +168,7 @@ def test_make_makes_the_same_program(target: Target, tmp_path: Path) -> None:
     members = subprocess.run(
         ["ar", "t", "build/libodl_model.a"], cwd=project, check=True, timeout=60, capture_output=True, text=True
     ).stdout.split()
-    assert members == ["fault.c.o", "tiny.c.o", "odl_model.c.o"]
+    assert members == ["odl_checkpoint.c.o", "odl_crc32.c.o", "fault.c.o", "tiny.c.o", "odl_model.c.o"]
 
 
 def test_make_sees_changed_flags(tmp_path: Path) -> None:

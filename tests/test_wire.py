@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from odl import wire
 from odl.errors import ModelError, TargetError
+from odl.log import Log, LogBuilder
 from odl.share import share
-from odl.wire import Boot, End, Job, LogBuilder, LogReader, Loss, Record, Stack, Tensor, Weight
+from odl.wire import Boot, End, Flash, Job, LogReader, Loss, Record, Stack, Tensor, Weight
 
 MODEL = 0xABCD0123
+HEADER_BYTES = 4 * 21
 
 
 def record(tag: int, payload: bytes, step: int = 0, index: int = 0) -> bytes:
@@ -65,7 +67,7 @@ def refusal(data: bytes) -> str:
     return caught.value.code
 
 
-def collect(*parts: bytes, job: Job = JOB) -> wire.Log:
+def collect(*parts: bytes, job: Job = JOB) -> Log:
     builder = LogBuilder(job)
     for item in read(b"".join(parts)):
         builder.add(item)
@@ -77,15 +79,17 @@ def test_both_ends_have_the_same_constants() -> None:
     in_c = {name: int(value, 0) for name, value in re.findall(r"^#define ODL_(\w+) (\w+?)u\b", header, re.M)}
     in_c |= dict(re.findall(r'^#define ODL_(\w+_FILE) "(.*)"', header, re.M))
     flags = {f"JOB_{flag.name}": flag.value for flag in wire.Flag} | {"JOB_FLAGS": sum(wire.Flag)}
+    kinds = {f"{kind.__name__.upper()}_{word.name}": word.value for kind in (wire.Cut, wire.Worn) for word in kind}
     in_python = {name: value for name, value in vars(wire).items() if re.match(r"END_|TAG_|JOB_MAGIC|\w+_FILE", name)}
-    assert in_c == in_python | flags | {"WIRE_VERSION": wire.VERSION}
+    assert in_c == in_python | flags | kinds | {"WIRE_VERSION": wire.VERSION}
 
 
 def test_a_job_is_header_weights_items_checksum(tmp_path: Path) -> None:
     samples = np.array([[1, 2, 3], [4, 5, 6]], np.float16)
-    job = Job(MODEL, samples, np.array([1, -1]), profile=True, dump=(5, 6), initial=(b"abc", b"defg"))
+    job = Job(MODEL, samples, np.array([1, -1]), profile=True, dump=(5, 6), initial=(b"abc", b"defg"),
+              flash=Flash(*range(8192, 8202)))  # fmt: skip
     wire.write_job(tmp_path / "job", job)
-    header = words(0x4A4C444F, wire.VERSION, MODEL, 0x01 | 0x04 | 0x10, 2, 8, 4, 7, 5, 6)
+    header = words(0x4A4C444F, wire.VERSION, MODEL, 0x01 | 0x04 | 0x10, 2, 8, 4, 7, 5, 6, *range(8192, 8202))
     items = struct.pack("<3e2xi3e2xi", 1, 2, 3, 1, 4, 5, 6, -1)
     body = b"abcdefg\0" + items
     assert (tmp_path / "job").read_bytes() == header + words(zlib.crc32(header)) + body + words(zlib.crc32(body))
@@ -94,10 +98,10 @@ def test_a_job_is_header_weights_items_checksum(tmp_path: Path) -> None:
 def test_a_job_takes_real_targets_and_none(tmp_path: Path) -> None:
     samples = np.array([[1, 2]], np.float32)
     wire.write_job(tmp_path / "job", Job(MODEL, samples, np.array([[0.5, 1, 2]], np.float16)))
-    assert (tmp_path / "job").read_bytes()[44:-4] == struct.pack("<2e3e2x", 1, 2, 0.5, 1, 2)
+    assert (tmp_path / "job").read_bytes()[HEADER_BYTES:-4] == struct.pack("<2e3e2x", 1, 2, 0.5, 1, 2)
     wire.write_job(tmp_path / "job", Job(MODEL, samples))
     data = (tmp_path / "job").read_bytes()
-    assert data[44:-4] == struct.pack("<2e", 1, 2)
+    assert data[HEADER_BYTES:-4] == struct.pack("<2e", 1, 2)
     assert struct.unpack("<I", data[12:16]) == (0,)
 
 

@@ -29,7 +29,8 @@ def write_project(folder: Path, target: Target) -> Path:
     """What codegen would write, around the hand-written model."""
     shutil.copytree(Path(__file__).with_name("fixtures") / "tiny_model", folder)
     shutil.copytree(share("firmware") / "include", folder / "include", dirs_exist_ok=True)
-    shutil.copytree(share("firmware") / "runner", folder / "runner")
+    for part in ("checkpoint", "runner"):
+        shutil.copytree(share("firmware") / part, folder / part)
     for port in target.ports:
         shutil.copytree(share("firmware") / "port" / port, folder / "port", dirs_exist_ok=True)
     templates = jinja2.Environment(

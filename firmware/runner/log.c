@@ -3,33 +3,10 @@
 #include "port.h"
 #include "wire.h"
 
-static uint32_t crc_table[256];
-
 static int32_t log_file = -1;
 static uint8_t buffer[4096];
 static uint32_t n_buffered;
 static uint32_t record_crc;
-
-static void make_crc_table(void)
-{
-    for (uint32_t byte = 0; byte < 256; byte++) {
-        uint32_t crc = byte;
-        for (int bit = 0; bit < 8; bit++) {
-            crc = (crc & 1u) ? (crc >> 1) ^ 0xedb88320u : crc >> 1;
-        }
-        crc_table[byte] = crc;
-    }
-}
-
-uint32_t odl_crc32(uint32_t crc, const void *data, uint32_t n_bytes)
-{
-    const uint8_t *bytes = data;
-    crc = ~crc;
-    for (uint32_t i = 0; i < n_bytes; i++) {
-        crc = crc_table[(crc ^ bytes[i]) & 0xffu] ^ (crc >> 8);
-    }
-    return ~crc;
-}
 
 struct chunk {
     uint32_t n_bytes;
@@ -68,7 +45,6 @@ uint32_t odl_crc32_floats(uint32_t crc, const void *data, uint32_t n_bytes, uint
 
 void odl_log_open(void)
 {
-    make_crc_table();
     log_file = odl_port_open(ODL_LOG_FILE, ODL_PORT_WRITE);
     if (log_file < 0) {
         odl_port_console("odl: cannot create the log\n");

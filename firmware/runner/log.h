@@ -4,16 +4,15 @@
 #ifndef ODL_LOG_H
 #define ODL_LOG_H
 
+#include "odl_crc32.h"
+
 #include <stdint.h>
 
-/* CRC-32 (IEEE 802.3, as zlib's crc32) of `n_bytes` more bytes after those that gave `crc`; starts at 0. */
-uint32_t odl_crc32(uint32_t crc, const void *data, uint32_t n_bytes);
-
-/* The same of elements of `elem_bytes` (2: binary16, 4: binary32) in which every NaN is the canonical one:
+/* odl_crc32 of elements of `elem_bytes` (2: binary16, 4: binary32) in which every NaN is the canonical one:
  * cores differ in the sign and payload of the NaNs they make. */
 uint32_t odl_crc32_floats(uint32_t crc, const void *data, uint32_t n_bytes, uint32_t elem_bytes);
 
-/* Creates the log file and the CRC table. */
+/* Creates the log file. */
 void odl_log_open(void);
 
 /* One record in one call, or opened, filled by any number of calls and closed. */

@@ -7,9 +7,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum odl_port_mode { ODL_PORT_READ, ODL_PORT_WRITE };
+enum odl_port_mode { ODL_PORT_READ, ODL_PORT_WRITE, ODL_PORT_UPDATE };
 
-/* A file handle, or a negative number. Writing creates the file or empties it. */
+/* A file handle, or a negative number. Writing creates the file or empties it; updating reads and writes what is there. */
 int32_t odl_port_open(const char *path, enum odl_port_mode mode);
 
 /* Bytes read: fewer than `n_bytes` only at the end of the file or after an error. */
@@ -17,6 +17,9 @@ uint32_t odl_port_read(int32_t file, void *data, uint32_t n_bytes);
 
 /* Whether all bytes were written; the reader of the file sees them when this returns. */
 bool odl_port_write(int32_t file, const void *data, uint32_t n_bytes);
+
+/* Whether what is read or written next is at `offset` of a file for updating. */
+bool odl_port_seek(int32_t file, uint32_t offset);
 
 void odl_port_close(int32_t file);
 

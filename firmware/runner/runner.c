@@ -1,6 +1,7 @@
 /*
  * Does one job: reads it, trains or infers on its items, writes the log.
  */
+#include "checkpoints.h"
 #include "job.h"
 #include "log.h"
 #include "port.h"
@@ -142,9 +143,14 @@ int main(void)
     odl_init(arena);
     require(odl_job_load_weights(&job, arena), ODL_END_BAD_JOB, 0);
 
+    const uint32_t first = odl_checkpoints_open(&job, arena);
+    for (uint32_t step = 0; step < first; step++) {
+        require(odl_job_next(&job, &item), ODL_END_BAD_JOB, step);
+    }
     odl_trace_open(&job);
-    for (uint32_t step = 0; step < job.n_samples; step++) {
+    for (uint32_t step = first; step < job.n_samples; step++) {
         do_step(step);
+        odl_checkpoints_after(&job, arena, step + 1u);
     }
     require(odl_job_close(), ODL_END_BAD_JOB, job.n_samples);
 

@@ -14,10 +14,11 @@
 
 #include <stdint.h>
 
-#define ODL_WIRE_VERSION 2u
+#define ODL_WIRE_VERSION 3u
 #define ODL_JOB_MAGIC 0x4a4c444fu /* "ODLJ" */
 #define ODL_JOB_FILE "job.bin"
 #define ODL_LOG_FILE "log.bin"
+#define ODL_FLASH_FILE "flash.bin"
 
 #define ODL_JOB_TRAIN 0x01u   /* train on each item; otherwise infer each sample, and items have no target */
 #define ODL_JOB_HASHES 0x02u  /* log a CRC-32 of every traced tensor at every step */
@@ -25,6 +26,28 @@
 #define ODL_JOB_WEIGHTS 0x08u /* log all weights at the end */
 #define ODL_JOB_DUMP 0x10u    /* log one whole traced tensor at one step */
 #define ODL_JOB_FLAGS 0x1fu
+
+/* A flash memory for checkpoints, in the file flash.bin, and what goes wrong with it; see flash_model.c. */
+struct odl_job_flash {
+    uint32_t n_bytes; /* 0: there is none */
+    uint32_t erase_bytes;
+    uint32_t program_bytes;
+    uint32_t every;  /* a checkpoint after that many steps, and after the last one */
+    uint32_t source; /* which data the job's items are */
+    uint32_t cut_at; /* power fails in this operation, counted from 1; 0: never */
+    uint32_t cut_kind;
+    uint32_t seed;   /* of what a cut leaves behind */
+    uint32_t worn_sector; /* one that is worn out, counted from 1; 0: none */
+    uint32_t worn_kind;
+};
+
+#define ODL_CUT_BEFORE 0u /* nothing of the operation has happened */
+#define ODL_CUT_PREFIX 1u /* its first bytes have, and one of them in part */
+#define ODL_CUT_NOISE 2u  /* each bit has or has not */
+#define ODL_CUT_AFTER 3u  /* all of it has, and nobody was told */
+
+#define ODL_WORN_REFUSES 0u /* erasing and programming fail, and say so */
+#define ODL_WORN_KEEPS 1u   /* some bits cannot be erased, and nobody is told */
 
 struct odl_job {
     uint32_t magic;
@@ -37,6 +60,7 @@ struct odl_job {
     uint32_t weight_bytes; /* 0, or the sum over odl_weights, without padding: loaded after odl_init */
     uint32_t dump_step;
     uint32_t dump_traced;
+    struct odl_job_flash flash;
     uint32_t crc; /* of the words above */
 };
 
@@ -57,6 +81,8 @@ struct odl_record {
 #define ODL_TAG_COUNTERS 0x454d414eu /* "NAME" of the counters, each ended by a zero */
 #define ODL_TAG_PROFILE 0x464f5250u  /* "PROF" counts per kernel call: n_counters each */
 #define ODL_TAG_STACK 0x4b415453u    /* "STAK" deepest stack in bytes, 0 where nobody measures it */
+#define ODL_TAG_RESUME 0x55534552u   /* "RESU" index: odl_checkpoint_load's status; struct odl_cursor */
+#define ODL_TAG_SAVE 0x45564153u     /* "SAVE" a checkpoint after `step` steps: odl_checkpoint_save's status */
 #define ODL_TAG_END 0x20444e45u      /* "END " step: where it ended; one ODL_END word */
 
 struct odl_boot {
@@ -81,5 +107,8 @@ struct odl_boot {
 #define ODL_END_STACK 69u       /* the stack ran out */
 #define ODL_END_IO 70u          /* the log could not be written */
 #define ODL_END_TRAP 71u        /* the core trapped; the console names cause, pc and value */
+#define ODL_END_POWER_CUT 72u   /* the job cut the power, as it said it would */
+#define ODL_END_FLASH 73u       /* no flash, or it was used against its rules */
+#define ODL_END_CHECKPOINT 74u  /* RESUME says why the checkpoint is of no use */
 
 #endif

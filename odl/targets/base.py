@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from odl.wire import Job, Log, Record
+from odl.log import Log
+from odl.wire import Job, Record
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from odl.errors import UsageError
+from odl.log import Log
 from odl.targets.base import Memory, Simulator, Target, ignore
 from odl.targets.simulate import simulate
-from odl.wire import Job, Log, Record
+from odl.wire import Job, Record
 
 HOST = Target(
     name="host",

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from odl.errors import ToolError
+from odl.log import Log
 from odl.targets.base import Memory, Simulator, Target, ignore
 from odl.targets.simulate import Dialect, simulate
-from odl.wire import Job, Log, Record
+from odl.wire import Job, Record
 
 HOW_TO_INSTALL = "build github.com/gvsoc/gvsoc for pulp-open, and set ODL_GVSOC to its folder or its gvrun"
 WITHOUT = "or --on qemu: the same bits, without cycles, which tune needs"

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from odl import subprocesses
 from odl.errors import ToolError
+from odl.log import Log
 from odl.targets.base import Memory, Simulator, Target, ignore
 from odl.targets.simulate import simulate
-from odl.wire import Job, Log, Record
+from odl.wire import Job, Record
 
 PROGRAM = "qemu-system-riscv32"
 OLDEST = (7, 2)

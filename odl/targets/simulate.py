@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import signal
 import tempfile
@@ -14,13 +15,15 @@ from typing import IO
 
 from odl import wire
 from odl.elf import read_elf
-from odl.errors import TargetError
+from odl.errors import TargetError, UsageError
+from odl.log import Log, LogBuilder
 from odl.subprocesses import Child
-from odl.wire import Job, Log, LogBuilder, LogReader, Record
+from odl.wire import Flash, Job, LogReader, Record
 
 CONSOLE_FILE = "console.txt"
 
 _POLL_S = 0.02
+_LOCK_S = 2.0  # what another thread of ours starts holds our lock until it has become another program
 _CONSOLE_TAIL = 12
 
 _FAULTS = {
@@ -32,6 +35,9 @@ _FAULTS = {
     wire.END_STACK: ("target-stack-overflow", "the stack ran out"),
     wire.END_IO: ("target-io", "the device could not write its log"),
     wire.END_TRAP: ("target-trap", "the core trapped"),
+    wire.END_POWER_CUT: ("target-power-cut", "the job cut the power"),
+    wire.END_FLASH: ("target-flash", "the flash is missing, or was used against its rules"),
+    wire.END_CHECKPOINT: ("target-checkpoint", "the device cannot go on from its checkpoint"),
 }
 
 _HINTS = {
@@ -163,11 +169,28 @@ def _status_text(status: int) -> str:
     return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
 
 
-def _start(argv: Sequence[str], elf: Path, console: IO[bytes], workdir: Path) -> Child:
+def _start(argv: Sequence[str], elf: Path, console: IO[bytes], workdir: Path, inherits: Sequence[int]) -> Child:
     try:
-        return Child(argv, output=console, cwd=workdir)
+        return Child(argv, output=console, cwd=workdir, inherits=inherits)
     except OSError as error:
         raise TargetError("target-crashed", elf.name, f"it cannot be started: {error}") from error
+
+
+def _flash(path: Path, flash: Flash) -> IO[bytes]:
+    """The flash, made where there is none, and locked as long as it is open here or in a child that outlives us."""
+    if not path.exists():
+        path.write_bytes(b"\xff" * flash.n_bytes)
+    file, patience = path.open("rb"), time.monotonic() + _LOCK_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except OSError as error:
+            if time.monotonic() > patience:
+                file.close()
+                where, hint = str(path.resolve()), "wait for it, or end it"
+                raise UsageError("checkpoint-in-use", where, "another run writes to it", hint) from error
+            time.sleep(_POLL_S)
 
 
 def simulate(
@@ -186,8 +209,9 @@ def simulate(
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / wire.LOG_FILE).unlink(missing_ok=True)
         wire.write_job(workdir / wire.JOB_FILE, job)
+        held = [stack.enter_context(_flash(workdir / wire.FLASH_FILE, job.flash)).fileno()] if job.flash.n_bytes else []
         console = stack.enter_context((workdir / CONSOLE_FILE).open("wb"))
-        child = stack.enter_context(_start(argv, elf, console, workdir))
+        child = stack.enter_context(_start(argv, elf, console, workdir, held))
         builder = LogBuilder(job)
         for record in _Run(elf, workdir, timeout_s, dialect).records(child):
             builder.add(record)

@@ -6,14 +6,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* The runner has two files open at most, and handles are the indices here. */
+/* The runner has three files open at most, and handles are the indices here. */
 static FILE *files[4];
 
 int32_t odl_port_open(const char *path, enum odl_port_mode mode)
 {
     for (int32_t i = 0; i < (int32_t)(sizeof files / sizeof files[0]); i++) {
         if (files[i] == NULL) {
-            files[i] = fopen(path, mode == ODL_PORT_WRITE ? "wb" : "rb");
+            files[i] = fopen(path, mode == ODL_PORT_READ ? "rb" : mode == ODL_PORT_WRITE ? "wb" : "r+b");
             return files[i] == NULL ? -1 : i;
         }
     }
@@ -28,6 +28,11 @@ uint32_t odl_port_read(int32_t file, void *data, uint32_t n_bytes)
 bool odl_port_write(int32_t file, const void *data, uint32_t n_bytes)
 {
     return fwrite(data, 1, n_bytes, files[file]) == n_bytes && fflush(files[file]) == 0;
+}
+
+bool odl_port_seek(int32_t file, uint32_t offset)
+{
+    return fseek(files[file], (long)offset, SEEK_SET) == 0;
 }
 
 void odl_port_close(int32_t file)

@@ -5,9 +5,9 @@
 #include "machine.h"
 #include "port.h"
 
-enum semihosting_call { SYS_OPEN = 0x01, SYS_CLOSE = 0x02, SYS_WRITE = 0x05, SYS_READ = 0x06 };
+enum semihosting_call { SYS_OPEN = 0x01, SYS_CLOSE = 0x02, SYS_WRITE = 0x05, SYS_READ = 0x06, SYS_SEEK = 0x0a };
 
-enum semihosting_mode { MODE_READ_BINARY = 1, MODE_WRITE_BINARY = 5 };
+enum semihosting_mode { MODE_READ_BINARY = 1, MODE_UPDATE_BINARY = 3, MODE_WRITE_BINARY = 5 };
 
 /* The three instructions are the trap that a debugger or simulator knows. Uncompressed and inside one
  * 16-byte line, so that they never straddle two pages. */
@@ -39,8 +39,10 @@ static uint32_t length(const char *text)
 
 int32_t odl_port_open(const char *path, enum odl_port_mode mode)
 {
-    uint32_t how = mode == ODL_PORT_WRITE ? MODE_WRITE_BINARY : MODE_READ_BINARY;
-    uint32_t arguments[] = {(uint32_t)path, how, length(path)};
+    static const uint32_t how[] = {
+        [ODL_PORT_READ] = MODE_READ_BINARY, [ODL_PORT_WRITE] = MODE_WRITE_BINARY, [ODL_PORT_UPDATE] = MODE_UPDATE_BINARY,
+    };
+    uint32_t arguments[] = {(uint32_t)path, how[mode], length(path)};
     return semihosting(SYS_OPEN, arguments);
 }
 
@@ -55,6 +57,12 @@ bool odl_port_write(int32_t file, const void *data, uint32_t n_bytes)
 {
     uint32_t arguments[] = {(uint32_t)file, (uint32_t)data, n_bytes};
     return n_bytes == 0u || semihosting(SYS_WRITE, arguments) == 0;
+}
+
+bool odl_port_seek(int32_t file, uint32_t offset)
+{
+    uint32_t arguments[] = {(uint32_t)file, offset};
+    return semihosting(SYS_SEEK, arguments) == 0;
 }
 
 void odl_port_close(int32_t file)
