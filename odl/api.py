@@ -438,7 +438,7 @@ def _device(compiled: Compiled, on: str, stack: ExitStack, *, trace: bool, timeo
     folder = scratch / "project"
     write_project(folder, compiled.title, compiled.program, compiled.training, machine)
     result = compile_project(folder, machine, toolchain, trace=trace)
-    return Device(simulator_for(machine), result.elf, timeout_s)
+    return Device(simulator_for(machine), result.elf, timeout_s, compiled.program)
 
 
 def _run(

@@ -207,7 +207,8 @@ class Printer:
             self.training.target: "const int32_t *label" if self._labelled else "const odl_half *target",
         }
         wanted = [text for space, text in parameters.items() if space in self.training.graphs[name].inputs]
-        return {"name": name, "parameters": wanted, "statements": printed}
+        first = next(number for number, entry, _ in self.program.calls() if entry == name)
+        return {"name": name, "parameters": wanted, "statements": printed, "first": first}
 
     def _base(self, statement: Statement) -> str:
         """The memory that a call works in."""

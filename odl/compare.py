@@ -193,14 +193,31 @@ class _Lockstep:
 
 @dataclass(frozen=True)
 class Device:
-    """A program that is ready to run: its ELF file, what executes it, the longest silence that is not a fault."""
+    """A program that is ready to run: its ELF file, what executes it, the longest silence that is not a fault. With its
+    `program`, a fault tells the layer."""
 
     simulator: Simulator
     elf: Path
     timeout_s: float = 60.0
+    program: Program | None = None
 
     def run(self, job: Job, on_record: Callable[[Record], None] = ignore, workdir: Path | None = None) -> Log:
-        return self.simulator.run(self.elf, job, workdir=workdir, timeout_s=self.timeout_s, on_record=on_record)
+        try:
+            return self.simulator.run(self.elf, job, workdir=workdir, timeout_s=self.timeout_s, on_record=on_record)
+        except TargetError as error:
+            raise _located(error, self.program) from error
+
+
+def _located(error: TargetError, program: Program | None) -> TargetError:
+    """The error with the layer of the kernel call that was under way, where that is known."""
+    calls = {number: call for number, _, call in program.calls()} if program else {}
+    if error.call not in calls:
+        return error
+    call, problem = calls[error.call], error.problems[0]
+    where = f"step {error.step}, layer {call.layer}, {call.phase.value.replace('_', ' ')} (call {error.call})"
+    found = TargetError(problem.code, where, problem.why, problem.hint)
+    found.step, found.call = error.step, error.call
+    return found
 
 
 def verify(program: Program, training: Training, data: Data, device: Device, progress: Progress) -> Verdict:

@@ -98,6 +98,11 @@ class BitsDifferError(OdlError):
 
 
 class TargetError(OdlError):
-    """The program trapped, hung, or answered with something that is not an answer."""
+    """The program trapped, hung, or answered with something that is not an answer.
+
+    `step` and `call` are where it was, by number, as far as it could say; -1 if not.
+    """
 
     exit_code = ExitCode.TARGET_FAULT
+    step = -1
+    call = -1

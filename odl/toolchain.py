@@ -326,7 +326,7 @@ def compile_project(
     """
     out = (out or project / ("build/trace" if trace else "build")).resolve()
     elf = out / ("runner.elf" if target.is_riscv else "runner")
-    macros = {**dict(target.defines), **({"ODL_TRACE": 1} if trace else {}), **(defines or {})}
+    macros = {**dict(target.defines), "ODL_PROGRESS": 1, **({"ODL_TRACE": 1} if trace else {}), **(defines or {})}
     flags = _compile_flags(target, toolchain, sanitize)
 
     made = Objects(project, str(toolchain), (*toolchain.cc, *flags), _INCLUDED, macros)

@@ -75,6 +75,15 @@ def put(image: Path, *slots: bytes | None) -> None:
     image.write_bytes(content)
 
 
+def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(project: Path) -> None:
+        path = project / name
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    return change
+
+
 # --- what is computed -------------------------------------------------------------------------------------------------
 
 
@@ -109,6 +118,51 @@ def test_a_checkpoint_is_the_reference_s_state(host: tuple[Compiled, Subject], t
 def test_checkpoints_are_as_far_apart_as_asked(subject: Subject, tmp_path: Path) -> None:
     saves = subject.run(tmp_path, every=6).saves
     assert [(save.step, save.status) for save in saves] == [(6, 0), (12, 0), (18, 0), (STEPS, 0)]
+
+
+# What a caller may have done to the machine: rounding towards zero, and flush to zero where there is such a thing.
+CARELESS = """
+#ifdef __riscv
+    uint32_t mode;
+    __asm__ volatile("csrwi frm, 1");
+    {call}
+    __asm__ volatile("csrrwi %0, frm, 0" : "=r"(mode));
+#else
+    __builtin_ia32_ldmxcsr(0xffc0u);
+    {call}
+    const uint32_t mode = __builtin_ia32_stmxcsr() == 0xffc0u;
+    __builtin_ia32_ldmxcsr(0x1f80u);
+#endif
+    if (mode != 1u) {{
+        odl_port_exit(99);
+    }}
+"""
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_caller_s_rounding_mode_does_not_matter_and_stays(place: str) -> None:
+    call = "mine.status = odl_train_step(arena, item.sample, item.target, &mine.loss);"
+    careless = edit("runner/runner.c", call, CARELESS.format(call=call))
+    with tiny(*PLACES[place]) as (_, subject), tiny(*PLACES[place], careless) as (_, other):
+        assert not difference(other.uncut(), subject.uncut())
+
+
+def test_a_watchdog_s_reset_costs_only_the_steps_since_the_checkpoint(uncut: Log, tmp_path: Path) -> None:
+    call = "mine.status = odl_train_step("
+    hang = edit("runner/runner.c", call, f'for (; odl_now_step == 13u;) {{ __asm__ volatile(""); }} {call}')
+    quick = edit("runner/port.h", "ODL_WATCHDOG_MS 10000", "ODL_WATCHDOG_MS 50")
+
+    def change(project: Path) -> None:
+        hang(project)
+        quick(project)
+
+    with tiny(HOST, change=change) as (_, subject), pytest.raises(TargetError) as caught:
+        subject.run(tmp_path)
+    assert (caught.value.code, caught.value.step) == ("target-watchdog", 13)
+    with tiny(HOST) as (_, subject):
+        log = subject.run(tmp_path)
+    assert log.first == 13
+    assert not difference(log, uncut)
 
 
 # --- power ------------------------------------------------------------------------------------------------------------
@@ -161,15 +215,6 @@ def test_worn_sectors(host: tuple[Compiled, Subject]) -> None:
     outcome = powercut.worn_sectors(subject)
     sound(outcome, 8)
     assert set(outcome.resumed) <= {1, 2, 3}  # one save is kept, and those that failed were told
-
-
-def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
-    def change(project: Path) -> None:
-        path = project / name
-        assert old in path.read_text()
-        path.write_text(path.read_text().replace(old, new))
-
-    return change
 
 
 BROKEN = {

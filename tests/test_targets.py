@@ -213,6 +213,37 @@ def test_a_stack_that_touches_its_guard_is_noticed_without_a_trap(target: Target
 
 
 @pytest.mark.parametrize("target", EVERY)
+def test_a_kernel_that_hangs_is_ended_by_the_watchdog(target: Target, run: Callable[..., Log]) -> None:
+    error = refusal(lambda: run(target, faulty(tiny.HANG), ODL_WATCHDOG_MS=20))
+    assert isinstance(error, TargetError)
+    assert (error.code, error.step, error.call) == ("target-watchdog", 3, 0)
+
+
+@pytest.mark.parametrize("target", EVERY)
+def test_a_watchdog_is_patient_with_what_gets_on(target: Target, run: Callable[..., Log]) -> None:
+    """Each looks many times in a run of so many steps."""
+    steps = job(200 if target.simulator == "gvsoc" else 4000, weights=True)
+    logs = [run(target, steps, **patience) for patience in ({}, {"ODL_WATCHDOG_MS": 1})]
+    assert logs[0].losses.tobytes() == logs[1].losses.tobytes()
+    assert logs[0].weights == logs[1].weights
+
+
+@pytest.mark.parametrize("target", EVERY)
+@pytest.mark.parametrize("fault", [tiny.UNDERRUN, tiny.OVERRUN])
+def test_a_write_next_to_the_arena_is_noticed(target: Target, fault: int, run: Callable[..., Log]) -> None:
+    error = refusal(lambda: run(target, faulty(fault)))
+    assert error.code == "target-arena-overrun"
+    assert "step 3" in str(error)
+
+
+@pytest.mark.parametrize("target", [HOST, *SIMULATED])
+def test_a_trap_says_in_which_step_and_call(target: Target, run: Callable[..., Log]) -> None:
+    error = refusal(lambda: run(target, faulty(tiny.ILLEGAL_INSTRUCTION)))
+    assert isinstance(error, TargetError)
+    assert (error.step, error.call) == (3, 0)
+
+
+@pytest.mark.parametrize("target", EVERY)
 @pytest.mark.parametrize("label", [-1, 3])
 def test_a_bad_label_is_refused_with_its_step(target: Target, label: int, run: Callable[..., Log]) -> None:
     labels = np.array([0, 1, label, 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -287,6 +288,18 @@ def test_what_does_not_fit_is_refused_when_linking(target: Target, defines: dict
         defines = {"ODL_RAM_BYTES": 4096}  # without the stacks, which lie in L1
     error = refusal(lambda: compile_project(project, target, find_toolchain(target), defines=defines))
     assert (type(error), error.code) == (FitError, "does-not-fit")
+
+
+@pytest.mark.parametrize("target", RISCV)
+def test_code_that_does_not_fit_is_refused_when_linking(target: Target, tmp_path: Path) -> None:
+    project = tiny.write_project(tmp_path / "project", target)
+    script = project / "port/link.ld"
+    memories = re.sub(r"(FLASH|L2)( \([rwx]+\) : .*LENGTH = )\w+", r"\g<1>\g<2>5K", script.read_text())
+    assert memories != script.read_text()
+    script.write_text(memories)
+    error = refusal(lambda: compile_project(project, target, find_toolchain(target)))
+    assert (type(error), error.code) == (FitError, "does-not-fit")
+    assert re.search("FLASH|L2", str(error))
 
 
 @pytest.mark.parametrize(

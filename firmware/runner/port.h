@@ -42,6 +42,14 @@ static inline void odl_team_run(void (*entry)(void *), void *argument)
 }
 #endif
 
+/* The longest that a kernel call may take, in milliseconds of the machine's own clock. */
+#ifndef ODL_WATCHDOG_MS
+#define ODL_WATCHDOG_MS 10000
+#endif
+
+/* Starts a watchdog: every ODL_WATCHDOG_MS it asks odl_gets_on(), and where nothing does, odl_watchdog_bites(). */
+void odl_port_watchdog(void);
+
 /* Instructions retired so far, or cycles on a machine that times them, modulo 2^32; always 0 where nothing is counted. */
 uint32_t odl_port_counter(void);
 

@@ -5,15 +5,25 @@
 #include "job.h"
 #include "log.h"
 #include "port.h"
+#include "progress.h"
 #include "self_test.h"
 #include "team.h"
 #include "trace.h"
 
-/* A section of its own, so that start-up need not zero what main() poisons. */
+#define CANARY 0x0dd1c0deu
+#define N_CANARIES 16u
+
+/* The arena between canaries, in a section of its own, so that start-up need not zero what main() poisons. */
 #ifdef __ELF__
 __attribute__((section(".bss.odl_arena")))
 #endif
-static _Alignas(ODL_ARENA_ALIGN) uint8_t arena[ODL_ARENA_BYTES];
+static struct {
+    _Alignas(ODL_ARENA_ALIGN) volatile uint32_t before[N_CANARIES];
+    _Alignas(ODL_ARENA_ALIGN) uint8_t bytes[ODL_ARENA_BYTES];
+    volatile uint32_t after[N_CANARIES];
+} guarded;
+
+static uint8_t *const arena = guarded.bytes;
 
 static struct odl_job job;
 static struct odl_item item;
@@ -22,9 +32,23 @@ static odl_half output[ODL_OUTPUT_ELEMS];
 /* All ones is a NaN in every float format: a value that the program never wrote does not stay hidden. */
 static void poison_arena(void)
 {
+    for (uint32_t i = 0; i < N_CANARIES; i++) {
+        guarded.before[i] = CANARY;
+        guarded.after[i] = CANARY;
+    }
     for (uint32_t i = 0; i < ODL_ARENA_BYTES; i++) {
         arena[i] = 0xffu;
     }
+}
+
+static bool arena_intact(void)
+{
+    for (uint32_t i = 0; i < N_CANARIES; i++) {
+        if (guarded.before[i] != CANARY || guarded.after[i] != CANARY) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static void log_boot(uint32_t failed_check)
@@ -118,6 +142,7 @@ static void infer(uint32_t step)
 static void do_step(uint32_t step)
 {
     require(odl_job_next(&job, &item), ODL_END_BAD_JOB, step);
+    odl_now_step = step;
     odl_trace_begin(step);
     if (job.flags & ODL_JOB_TRAIN) {
         train(step);
@@ -126,6 +151,7 @@ static void do_step(uint32_t step)
     }
     odl_trace_end();
     require(odl_port_stack_intact(), ODL_END_STACK, step);
+    require(arena_intact(), ODL_END_ARENA, step);
     odl_log_flush();
 }
 
@@ -139,6 +165,7 @@ static void log_weights(void)
 int main(void)
 {
     boot();
+    odl_port_watchdog();
     poison_arena();
     odl_init(arena);
     require(odl_job_load_weights(&job, arena), ODL_END_BAD_JOB, 0);

@@ -5,6 +5,7 @@
 #include "log.h"
 #include "odl_model.h"
 #include "odl_trace.h"
+#include "odl_progress.h"
 #include "port.h"
 #include "team.h"
 
@@ -101,6 +102,7 @@ __attribute__((noinline)) void odl_after_call(void *arena, uint32_t call)
     }
     odl_barrier();
     if (odl_speaks()) {
+        odl_now = call + 1u;
         add_counts(profile[call]);
         if (wishes.flags & (ODL_JOB_HASHES | ODL_JOB_DUMP)) {
             look_at(arena, call);

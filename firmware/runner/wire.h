@@ -109,6 +109,8 @@ struct odl_boot {
 #define ODL_END_TRAP 71u        /* the core trapped; the console names cause, pc and value */
 #define ODL_END_POWER_CUT 72u   /* the job cut the power, as it said it would */
 #define ODL_END_FLASH 73u       /* no flash, or it was used against its rules */
+#define ODL_END_WATCHDOG 75u    /* one kernel call took longer than ODL_WATCHDOG_MS; the console names it */
+#define ODL_END_ARENA 76u       /* something was written next to the arena */
 #define ODL_END_CHECKPOINT 74u  /* RESUME says why the checkpoint is of no use */
 
 #endif

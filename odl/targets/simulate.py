@@ -35,6 +35,8 @@ _FAULTS = {
     wire.END_STACK: ("target-stack-overflow", "the stack ran out"),
     wire.END_IO: ("target-io", "the device could not write its log"),
     wire.END_TRAP: ("target-trap", "the core trapped"),
+    wire.END_WATCHDOG: ("target-watchdog", "a kernel call took too long, and the watchdog ended it"),
+    wire.END_ARENA: ("target-arena-overrun", "something was written next to the arena"),
     wire.END_POWER_CUT: ("target-power-cut", "the job cut the power"),
     wire.END_FLASH: ("target-flash", "the flash is missing, or was used against its rules"),
     wire.END_CHECKPOINT: ("target-checkpoint", "the device cannot go on from its checkpoint"),
@@ -48,8 +50,9 @@ _HINTS = {
 }
 
 _TRAP = re.compile(
-    r"^odl: (?:trap|stack overflow) cause=([0-9a-f]{8}) pc=([0-9a-f]{8}) value=([0-9a-f]{8}) sp=([0-9a-f]{8})$", re.M
+    r"^odl: (?:trap|stack overflow) cause=([0-9a-f]{8}) pc=([0-9a-f]{8}) value=([0-9a-f]{8}) sp=([0-9a-f]{8})", re.M
 )
+_AT = re.compile(r"^odl: .* step=([0-9a-f]{8}) call=([0-9a-f]{8})$", re.M)
 
 # RISC-V Instruction Set Manual, volume II, table of mcause.
 _CAUSES = (
@@ -97,7 +100,10 @@ class _Run:
         """A TargetError that quotes the end of the console."""
         tail = self.console().splitlines()[-_CONSOLE_TAIL:]
         quoted = "".join(f"\n  | {line}" for line in tail)
-        return TargetError(code, self.elf.name, f"{why}{quoted}", hint)
+        error = TargetError(code, self.elf.name, f"{why}{quoted}", hint)
+        place = _AT.search(self.console())
+        error.step, error.call = (int(place[1], 16), int(place[2], 16)) if place else (-1, -1)
+        return error
 
     def records(self, child: Child) -> Iterator[Record]:
         """Records as they come, until the child has ended and the log is read to its end."""

@@ -4,14 +4,9 @@
 #include <stddef.h>
 
 #include "odl_kernels.h"
+#include "odl_progress.h"
+#include "odl_rounding.h"
 #include "odl_weights.h"
-
-#ifdef ODL_TRACE
-#include "odl_trace.h"
-#define AFTER(memory, call) odl_after_call(memory, call)
-#else
-#define AFTER(memory, call) ((void)0)
-#endif
 
 /* A tensor in the arena, by its offset in bytes. */
 #define HALF(offset) ((odl_half *)(void *)((unsigned char *)arena + (offset)))
@@ -39,6 +34,7 @@ static const struct odl_transpose flat_transpose_1 = {
 
 static void train_step(void *arena, const odl_half *sample, const int32_t *label)
 {
+    FIRST(0);
     /* batch, update */
     int32_t *const samples_seen = INT(1424); /* counter i32[1] */
     odl_count(samples_seen, 2);
@@ -137,6 +133,7 @@ static void train_step(void *arena, const odl_half *sample, const int32_t *label
 
 static void apply_batch(void *arena)
 {
+    FIRST(20);
     /* conv, update */
     float *const beta_sum_squares = FLOAT(1960); /* f32[8] */
     float *const beta_sum = FLOAT(480); /* gradient f32[5] */
@@ -201,6 +198,7 @@ static void apply_batch(void *arena)
 
 static void infer(void *arena, const odl_half *sample)
 {
+    FIRST(33);
     /* conv, forward */
     odl_half *const n = HALF(1960); /* f16[1x6x6x5] */
     odl_half *const w = HALF(16); /* weight f16[5x3x3x2] */
@@ -248,11 +246,13 @@ enum odl_status odl_train_step(void *arena, const odl_half *sample, int32_t labe
     if (label < 0 || label >= 3) {
         return ODL_BAD_LABEL;
     }
+    const uint32_t rounding = odl_round_to_nearest();
     train_step(arena, sample, &label);
     *loss = *FLOAT(2872);
     if (*INT(1424) == 0) { /* samples_seen: the batch is full */
         apply_batch(arena);
     }
+    odl_round_as_before(rounding);
     return ODL_OK;
 }
 
@@ -273,7 +273,9 @@ void odl_read_report(void *arena, struct odl_report *report)
 
 void odl_infer(void *arena, const odl_half *sample, odl_half *output)
 {
+    const uint32_t rounding = odl_round_to_nearest();
     infer(arena, sample);
+    odl_round_as_before(rounding);
     for (uint32_t i = 0; i < ODL_OUTPUT_ELEMS; i++) {
         output[i] = HALF(2056)[i];
     }

@@ -43,7 +43,7 @@ void odl_port_close(int32_t file)
 
 _Noreturn void odl_port_exit(uint32_t status)
 {
-    exit((int)status);
+    _Exit((int)status); /* all is written, and a watchdog may have interrupted a write */
 }
 
 void odl_port_console(const char *text)

@@ -26,6 +26,12 @@
 #define TRAP_STACK_BYTES 256
 #define N_TRAP_STACKS 9
 
+/* The fabric controller is the watchdog (odl_port_watchdog): it counts to this between two looks. */
+#ifndef ODL_WATCHDOG_MS
+#define ODL_WATCHDOG_MS 10000 /* as in port.h */
+#endif
+#define WATCHDOG_ROUNDS (ODL_WATCHDOG_MS * 12500) /* of four cycles, at 50 MHz */
+
 #define STACK_PAINT 0x5ac35ac3
 #define STACK_GUARD_WORDS 16
 
@@ -55,6 +61,7 @@
 #define EXIT (*(volatile uint32_t *)0x1a1040a0u)
 #define EXIT_NOW 0x80000000u
 
+extern volatile uint32_t odl_watchdog_on;
 extern uint32_t odl_stacks_bottom[];
 extern uint32_t odl_runner_stack_bottom[];
 extern uint32_t odl_runner_stack_top[];

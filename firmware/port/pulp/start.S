@@ -116,8 +116,19 @@ start_cluster:
         bltu    t2, t3, 1b
         li      t1, TEAM_MASK
         sw      t1, CLUSTER_FETCH_ENABLE(t0)
-1:      wfi
-        j       1b
+
+/* Nothing is left for the fabric controller to do, and a cluster that hangs cannot be its own watchdog. */
+watch:
+        li      t0, WATCHDOG_ROUNDS
+1:      addi    t0, t0, -1
+        bnez    t0, 1b
+        la      t0, odl_watchdog_on
+        lw      t0, 0(t0)
+        beqz    t0, watch
+        la      sp, odl_trap_stacks_bottom + N_TRAP_STACKS * TRAP_STACK_BYTES
+        call    odl_gets_on
+        bnez    a0, watch
+        call    odl_watchdog_bites
 
 /* void odl_team_run(void (*entry)(void *), void *argument): core 0's part, on its stack in L1. */
         .section .text.odl_team_run, "ax"

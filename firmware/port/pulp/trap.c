@@ -3,24 +3,13 @@
  */
 #include "machine.h"
 #include "port.h"
+#include "progress.h"
 #include "wire.h"
 
 enum { CAUSE_ILLEGAL_INSTRUCTION = 2, CAUSE_ECALL = 11, INSTRUCTION_ECALL = 0x73 };
 
 #define CODE_BEGIN 0x1c000000u
 #define CODE_END 0x1c190000u
-
-static void print_hex(const char *label, uint32_t value)
-{
-    char digits[9];
-    for (int i = 7; i >= 0; i--) {
-        digits[i] = "0123456789abcdef"[value & 15u];
-        value >>= 4;
-    }
-    digits[8] = '\0';
-    odl_port_console(label);
-    odl_port_console(digits);
-}
 
 /* The instruction there, 16 or 32 bits; 0 if it cannot be read. */
 static uint32_t instruction_at(uint32_t pc)
@@ -51,11 +40,11 @@ _Noreturn void odl_trap(uint32_t cause, uint32_t pc, uint32_t value, uint32_t sp
     }
     bool overflow = is_stack_overflow(core, sp);
     odl_port_console(overflow ? "odl: stack overflow" : "odl: trap");
-    print_hex(" cause=", cause);
-    print_hex(" pc=", pc);
-    print_hex(" value=", value);
-    print_hex(" sp=", sp);
-    odl_port_console("\n");
+    odl_tell_hex(" cause=", cause);
+    odl_tell_hex(" pc=", pc);
+    odl_tell_hex(" value=", value);
+    odl_tell_hex(" sp=", sp);
+    odl_tell_place();
     odl_port_exit(overflow ? ODL_END_STACK : ODL_END_TRAP);
 }
 

@@ -84,17 +84,21 @@ odl_trap_entry:
         csrw    mtvec, t0
 
         csrr    t0, mcause
+        bltz    t0, 2f
         li      t1, CAUSE_ILLEGAL_INSTRUCTION
         bne     t0, t1, 1f
         csrr    a0, mepc
         call    odl_translate
         beqz    a0, 1f
-        la      t0, odl_trap_entry
+3:      la      t0, odl_trap_entry
         csrw    mtvec, t0
         each_register lw
         lw      t0, 60(sp)
         lw      sp, 64(sp)
         mret                            /* to the jump that now is there */
+
+2:      call    odl_timer
+        j       3b
 
 1:      csrr    a0, mcause
         csrr    a1, mepc

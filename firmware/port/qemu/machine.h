@@ -20,6 +20,11 @@
 #include <stdint.h>
 
 #define UART_TRANSMIT (*(volatile uint8_t *)0x10000000u)
+#define TIMER_HZ 10000000u
+#define TIMER_LOW (*(volatile uint32_t *)0x0200bff8u)
+#define TIMER_HIGH (*(volatile uint32_t *)0x0200bffcu)
+#define TIMER_DUE_LOW (*(volatile uint32_t *)0x02004000u)
+#define TIMER_DUE_HIGH (*(volatile uint32_t *)0x02004004u)
 #define FINISHER (*(volatile uint32_t *)0x00100000u)
 #define FINISHER_PASS 0x5555u
 #define FINISHER_FAIL 0x3333u

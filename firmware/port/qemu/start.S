@@ -52,14 +52,46 @@ _start:
 
         call    main                    /* ends the run itself */
 
+        .macro  each_register what
+        \what   ra, 0(sp)
+        \what   t1, 4(sp)
+        \what   t2, 8(sp)
+        \what   t3, 12(sp)
+        \what   t4, 16(sp)
+        \what   t5, 20(sp)
+        \what   t6, 24(sp)
+        \what   a0, 28(sp)
+        \what   a1, 32(sp)
+        \what   a2, 36(sp)
+        \what   a3, 40(sp)
+        \what   a4, 44(sp)
+        \what   a5, 48(sp)
+        \what   a6, 52(sp)
+        \what   a7, 56(sp)
+        .endm
+
+/* An interrupt is the timer's and returns; C saves the other registers, and uses none of floating point. From anything
+ * else nothing returns. */
         .section .text.trap, "ax"
         .balign 4
 odl_trap_entry:
-        la      t0, odl_trap_again      /* the registers are lost: nothing returns from a trap */
+        csrw    mscratch, sp
+        la      sp, odl_trap_stack_top - 80
+        each_register sw
+        sw      t0, 60(sp)
+        la      t0, odl_trap_again
         csrw    mtvec, t0
-        mv      a3, sp
-        la      sp, odl_trap_stack_top
         csrr    a0, mcause
-        csrr    a1, mepc
+        bgez    a0, 1f
+        call    odl_timer
+        la      t0, odl_trap_entry
+        csrw    mtvec, t0
+        each_register lw
+        lw      t0, 60(sp)
+        csrr    sp, mscratch
+        mret
+
+1:      csrr    a1, mepc
         csrr    a2, mtval
+        csrr    a3, mscratch
         call    odl_trap

@@ -3,21 +3,10 @@
  */
 #include "machine.h"
 #include "port.h"
+#include "progress.h"
 #include "wire.h"
 
 enum { CAUSE_STORE_ACCESS_FAULT = 7 };
-
-static void print_hex(const char *label, uint32_t value)
-{
-    char digits[9];
-    for (int i = 7; i >= 0; i--) {
-        digits[i] = "0123456789abcdef"[value & 15u];
-        value >>= 4;
-    }
-    digits[8] = '\0';
-    odl_port_console(label);
-    odl_port_console(digits);
-}
 
 /* The push that overflows aims at the flash right below the stack. */
 static bool is_stack_overflow(uint32_t cause, uint32_t address, uint32_t sp)
@@ -34,11 +23,11 @@ _Noreturn void odl_trap(uint32_t cause, uint32_t pc, uint32_t value, uint32_t sp
 {
     bool overflow = is_stack_overflow(cause, value, sp);
     odl_port_console(overflow ? "odl: stack overflow" : "odl: trap");
-    print_hex(" cause=", cause);
-    print_hex(" pc=", pc);
-    print_hex(" value=", value);
-    print_hex(" sp=", sp);
-    odl_port_console("\n");
+    odl_tell_hex(" cause=", cause);
+    odl_tell_hex(" pc=", pc);
+    odl_tell_hex(" value=", value);
+    odl_tell_hex(" sp=", sp);
+    odl_tell_place();
     odl_port_exit(overflow ? ODL_END_STACK : ODL_END_TRAP);
 }
 
