@@ -312,6 +312,7 @@ def compile_project(
     toolchain: Toolchain,
     *,
     trace: bool = False,
+    progress: bool = True,
     sanitize: bool = False,
     defines: Mapping[str, object] | None = None,
     out: Path | None = None,
@@ -319,14 +320,16 @@ def compile_project(
 ) -> BuildResult:
     """Builds the runner of a generated project, as its Makefile would.
 
-    `trace` compiles the hook after every kernel call in. `defines` are C macros, such as ODL_RAM_BYTES and
+    `trace` compiles the hook after every kernel call in, `progress` that the model notes which one is under way; a
+    library does neither. `defines` are C macros, such as ODL_RAM_BYTES and
     ODL_STACK_BYTES; they come after the target's own and win. `out` receives the objects and the runner (default:
     build, build/trace in the project); `jobs` compilers run at once (0: one a core). Raises ToolError and FitError as
     the module says.
     """
     out = (out or project / ("build/trace" if trace else "build")).resolve()
     elf = out / ("runner.elf" if target.is_riscv else "runner")
-    macros = {**dict(target.defines), "ODL_PROGRESS": 1, **({"ODL_TRACE": 1} if trace else {}), **(defines or {})}
+    hooks = {name: 1 for name, wanted in (("ODL_PROGRESS", progress), ("ODL_TRACE", trace)) if wanted}
+    macros = {**dict(target.defines), **hooks, **(defines or {})}
     flags = _compile_flags(target, toolchain, sanitize)
 
     made = Objects(project, str(toolchain), (*toolchain.cc, *flags), _INCLUDED, macros)

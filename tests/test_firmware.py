@@ -72,7 +72,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Builder:
         program, training, data = whole_program(accumulate)
         project = tmp_path_factory.mktemp("whole")
         write_project(project, "whole", program, training, target)
-        return Built(program, training, data, project, compile_project(project, target, tools))
+        return Built(program, training, data, project, compile_project(project, target, tools, progress=False))
 
     def built(target: Target, accumulate: Accumulate, command: str = "") -> Built:
         if command:
@@ -212,10 +212,10 @@ def test_two_arenas_train_side_by_side(tmp_path: Path) -> None:
     model = compiled(tmp_path, cnn(), "host", batch=2, momentum=0.9, lr=0.05)
     project = tmp_path / "project"
     write_project(project, "two", model.program, model.training, HOST)
-    for source in [*project.glob("runner/*.c"), *project.glob("port/*.c")]:
+    for source in [path for part in ("checkpoint", "runner", "port") for path in project.glob(f"{part}/*.c")]:
         source.unlink()
     (project / "runner/two.c").write_text(TWO_ARENAS)
-    program = compile_project(project, HOST, find_toolchain(HOST)).elf
+    program = compile_project(project, HOST, find_toolchain(HOST), progress=False).elf
     drawn = np.random.default_rng(7).standard_normal((6, *model.program.inputs[model.training.sample].shape[1:]))
     x = drawn.astype(np.float16)[:, None]
     printed = subprocess.run([program], input=x.tobytes(), stdout=subprocess.PIPE, check=True, timeout=20).stdout
