@@ -4,6 +4,7 @@
 # make bench  measures speed and size (benchmarks/)
 # make bench-gvsoc  measures the eight cores of pulp-open, where $ODL_GVSOC is
 # make bench-accuracy  trains in binary16 and, by PyTorch, in binary32, on the real data of $ODL_REAL; takes hours
+# make fuzz   trains random networks in five ways that must agree in every bit; takes hours, goes on where it was ended
 # make powercut  cuts the power of a training run at every flash operation (campaigns/)
 # make conformance  runs ONNX's own backend tests, in NumPy and in C (campaigns/)
 # make clean  removes what the others made
@@ -14,7 +15,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench bench-gvsoc bench-accuracy powercut conformance qemu clean
+.PHONY: demo test lint bench bench-gvsoc bench-accuracy fuzz powercut conformance qemu clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -40,6 +41,9 @@ bench-accuracy: $(VENV)/.test
 	@$(BIN)/python -c 'import torch' 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0+cpu'
 	$(BIN)/python -m benchmarks.accuracy $(BENCH_ARGS)
+
+fuzz: $(VENV)/.test qemu
+	$(BIN)/python -m campaigns.graphs $(FUZZ_ARGS)
 
 powercut: $(VENV)/.test qemu
 	$(BIN)/python -m campaigns.powercut_report

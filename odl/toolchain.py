@@ -332,16 +332,17 @@ def compile_project(
     macros = {**dict(target.defines), **hooks, **(defines or {})}
     flags = _compile_flags(target, toolchain, sanitize)
 
+    # What sanitizers say of a place must not name the folder in which an object happened to be compiled.
+    anywhere = (f"-fdebug-prefix-map={project.resolve()}=.",) if sanitize else ()
     made = Objects(project, str(toolchain), (*toolchain.cc, *flags), _INCLUDED, macros)
 
     def compile_one(source: str) -> str:
         output = out / "objects" / f"{source}.o"
         output.parent.mkdir(parents=True, exist_ok=True)
-        kept = None if sanitize else made.kept(source)  # those tell where their sources lie
-        if not (kept and fetch(kept, output)):
-            _tool(toolchain.cc, *flags, *_as_flags(macros), "-c", source, "-o", str(output), cwd=project)
-            if kept:
-                keep(output, kept)
+        kept = made.kept(source)
+        if not fetch(kept, output):
+            _tool(toolchain.cc, *flags, *anywhere, *_as_flags(macros), "-c", source, "-o", str(output), cwd=project)
+            keep(output, kept)
         return str(output)
 
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from models import draw, load, node, refusal, save
 from models import model as onnx_model
-from random_models import networks
 from test_random_models import RECIPES
 
+from campaigns.random_models import networks
 from odl import api, fp16
 from odl.cli import cli
 from odl.compare import Reference

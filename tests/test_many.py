@@ -11,17 +11,17 @@ import numpy as np
 import onnx
 import pass_operators
 import pytest
-import random_clusters
 import samples
 from hypothesis import given
 from hypothesis import strategies as st
 from models import cnn, compiled, mlp
-from random_models import networks
 from team import Work
 from test_random_models import compiling, written
 from test_random_pulp import compiled as fitted
 from whole_program import whole_program
 
+from campaigns import random_clusters
+from campaigns.random_models import networks
 from odl import Recipe, compile_model
 from odl.compare import Reference
 from odl.data import Data, load_data

@@ -14,9 +14,9 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from pass_operators import draw
-from random_models import networks
 from test_random_models import RECIPES
 
+from campaigns.random_models import networks
 from odl import fp16
 from odl.autodiff import differentiate
 from odl.data import load_data

@@ -17,7 +17,7 @@ extern volatile uint32_t odl_now;
 #endif
 
 #if defined(ODL_TRACE)
-#include "odl_trace.h"
+void odl_after_call(void *arena, uint32_t call);
 #define AFTER(memory, call) odl_after_call(memory, call)
 #elif defined(ODL_PROGRESS)
 #define AFTER(memory, call) (odl_now = (call) + 1)

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from random_models import Net
 
+from campaigns.random_models import Net
 from odl import Recipe
 from odl.targets import Target
 from odl.targets.pulp import PULP_OPEN
@@ -48,12 +48,16 @@ class Case:
     cores: int
 
     def machines(self) -> Iterator[Target]:
-        """Clusters with more and more L1, from 4 KiB to all that there is."""
-        n_bytes = 4 << 10
-        while n_bytes < PULP_OPEN.l1_bytes:
-            yield PULP_OPEN.resized(cores=self.cores, l1_bytes=n_bytes)
-            n_bytes += n_bytes // 1024 * 256
-        yield PULP_OPEN.resized(cores=self.cores)
+        return clusters(self.cores)
+
+
+def clusters(cores: int) -> Iterator[Target]:
+    """Clusters with more and more L1, from 4 KiB to all that there is."""
+    n_bytes = 4 << 10
+    while n_bytes < PULP_OPEN.l1_bytes:
+        yield PULP_OPEN.resized(cores=cores, l1_bytes=n_bytes)
+        n_bytes += n_bytes // 1024 * 256
+    yield PULP_OPEN.resized(cores=cores)
 
 
 def case(seed: int) -> Case:
