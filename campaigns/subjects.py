@@ -73,7 +73,12 @@ def tiny(target: str, on: str = "", change: Callable[[Path], None] = untouched) 
         elf = compile_project(project, machine, find_toolchain(machine)).elf
         samples, labels = data()
         job = Job(model_id(compiled.program), samples, labels, weights=True)
-        yield compiled, on_flash(Subject(Device(simulator_for(machine), elf), job), compiled, Flash(0, 256, 4))
+        yield (
+            compiled,
+            on_flash(
+                Subject(Device(simulator_for(machine), elf, program=compiled.program), job), compiled, Flash(0, 256, 4)
+            ),
+        )
 
 
 def on_flash(subject: Subject, compiled: Compiled, flash: Flash) -> Subject:

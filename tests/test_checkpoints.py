@@ -147,6 +147,26 @@ def test_the_caller_s_rounding_mode_does_not_matter_and_stays(place: str) -> Non
         assert not difference(other.uncut(), subject.uncut())
 
 
+@pytest.mark.parametrize("place", list(PLACES)[1:])
+def test_a_fault_tells_the_layer(place: str) -> None:
+    """The update of the last layer, in the fourth step, which ends a batch."""
+    fault = edit(
+        "src/kernels/sgd.c", "{\n", '{\n    if (odl_now_step == 3u) { __asm__ volatile(".word 0xffffffff"); }\n'
+    )
+
+    def change(project: Path) -> None:
+        path = project / "src/kernels/sgd.c"
+        path.write_text(f'#include "progress.h"\n{path.read_text()}')
+        fault(project)
+
+    with tiny(*PLACES[place], change) as (_, subject), pytest.raises(TargetError) as caught:
+        subject.uncut()
+    problem = caught.value.problems[0]
+    assert problem.code == "target-trap"
+    assert re.match(r"step 3, layer \w+, \w+.* \(call \d+\)$", problem.where), problem.where
+    assert "illegal instruction in odl_" in problem.why
+
+
 def test_a_watchdog_s_reset_costs_only_the_steps_since_the_checkpoint(uncut: Log, tmp_path: Path) -> None:
     call = "mine.status = odl_train_step("
     hang = edit("runner/runner.c", call, f'for (; odl_now_step == 13u;) {{ __asm__ volatile(""); }} {call}')

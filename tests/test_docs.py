@@ -145,6 +145,17 @@ def codes_in_sources() -> Iterator[tuple[str, int]]:
                     yield str(node.args[0].value), int(KINDS[name].exit_code) if name in KINDS else 0
 
 
+def test_every_hazard_has_its_tests() -> None:
+    told = re.findall(r"`(test_\w+)`", (ROOT / "docs/HAZARDS.md").read_text())
+    there = {
+        name
+        for path in (ROOT / "tests").glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    assert [name for name in told if name not in there] == []
+    assert len(told) > 100
+
+
 def test_every_code_is_told_under_its_exit_code() -> None:
     text = (ROOT / "docs/RELIABILITY.md").read_text()
     told: dict[str, int] = {}
