@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import time
@@ -66,15 +65,23 @@ def told_by(kind: str, *wishes: object) -> Iterator[dict[str, Any]]:
             told = json.loads(line)
             under_way = told["begins"] if "begins" in told else None
             yield told
-        silent = child.poll() is None
-        if silent:
-            child.kill()
+        ended = _is_over(child)
         status = child.wait()
         if under_way is not None:
-            how = f"silent for {_SILENCE_S} s" if silent else f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+            how = f"silent for {_SILENCE_S} s" if not ended else f"ended with status {status}"
             yield {"number": under_way, "outcome": FAILED, "codes": (), "why": how, "seconds": 0.0}
         elif status:
             raise RuntimeError(f"the sandbox of {kind} ended with {status}")
+
+
+def _is_over(child: subprocess.Popen[str]) -> bool:
+    """Whether the child ends by itself, now that it says nothing more; else it is killed."""
+    try:
+        child.wait(5)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return False
+    return True
 
 
 def _lines(child: subprocess.Popen[str]) -> Iterator[str]:
@@ -157,7 +164,13 @@ def main(write: Callable[[str, str, str], None] = fill) -> None:
     table = page(measured)
     if not wishes.cases and wishes.kinds == list(KINDS):
         bounds = {"seconds": SECONDS, "bytes": BYTES}
-        found = {"schema_version": 1, "odl_version": VERSION, "seed": wishes.seed, "bounds": bounds, "results": measured}
+        found = {
+            "schema_version": 1,
+            "odl_version": VERSION,
+            "seed": wishes.seed,
+            "bounds": bounds,
+            "results": measured,
+        }
         (ROOT / "campaigns/hostile.json").write_text(json.dumps(found, indent=1) + "\n")
         write("docs/RELIABILITY.md", "hostile inputs", table)
     print(table)

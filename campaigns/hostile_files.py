@@ -52,7 +52,7 @@ def anything(chance: Random, depth: int = 0) -> Any:
 
 def setting(chance: Random, name: str) -> Any:
     """What may stand behind a word of a recipe, or nearly."""
-    if chance.random() < 0.15:
+    if chance.random() < 0.04:
         return anything(chance)
     if name in CHOICES:
         return chance.choice((*CHOICES[name], *CHOICES[name], chance.choice(TEXTS)[:100]))
@@ -168,14 +168,12 @@ def archive(chance: Random, arrays: dict[str, Array], names: tuple[str, ...]) ->
         for name, good in arrays.items():
             content = member(chance, good) if chance.random() < 0.5 else npy(good)
             called = f"{name}.npy" if chance.random() < 0.95 else chance.choice((name, f"../{name}.npy", *names))
-            if chance.random() < 0.02:
-                content = bomb(chance)
-            made.writestr(called, content)
+            made.writestr(called, bomb(chance) if chance.random() < 0.05 / len(arrays) else content)
     found = stream.getvalue()
     return mangled(chance, found) if chance.random() < 0.4 else found
 
 
-def bomb(chance: Random, n_bytes: int = 1 << 26) -> bytes:
+def bomb(chance: Random, n_bytes: int = 1 << 20) -> bytes:
     """Zeros that a zip file makes small, under a head that fits them or tells of many more."""
     rows = chance.choice((n_bytes // 16, n_bytes // 16, 2**40))
     return header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, 4)}}") + bytes(n_bytes)
@@ -227,7 +225,7 @@ _ODD_JSON = (
 def harmed_json(chance: Random, note: Any, near: Callable[[Random, Any], Any]) -> bytes:
     """A note with some values that `near` makes of them, or anything else; with words more or less; or damaged."""
     made = json.loads(json.dumps(note))
-    for _ in range(chance.choice((0, 1, 1, 2, 3))):
+    for _ in range(chance.choice((0, 0, 1, 1, 2, 3))):
         holder, key = chance.choice(_places(made) or [([None], 0)])
         what = chance.random()
         if what < 0.15 and isinstance(holder, dict):
@@ -235,7 +233,7 @@ def harmed_json(chance: Random, note: Any, near: Callable[[Random, Any], Any]) -
         elif what < 0.25 and isinstance(holder, dict):
             holder[chance.choice(TEXTS)[:100]] = anything(chance)
         else:
-            holder[key] = near(chance, key) if what < 0.7 else anything(chance)
+            holder[key] = near(chance, key) if what < 0.85 else anything(chance)
     if chance.random() < 0.03:
         made = anything(chance)
     text = json.dumps(made)
@@ -290,5 +288,5 @@ def weights(chance: Random, held: dict[str, Array]) -> bytes:
     at = chance.choice(list(arrays))
     if chance.random() < 0.5:
         pattern = np.frombuffer(chance.randbytes(arrays[at].nbytes), arrays[at].dtype).reshape(arrays[at].shape)
-        arrays[at] = pattern if chance.random() < 0.5 else np.full_like(arrays[at], chance.choice((-1, 0, 1, 1000)))
+        arrays[at] = pattern if chance.random() < 0.5 else np.full_like(arrays[at], chance.choice((0, 1, 3, 200)))
     return archive(chance, {"names": np.array(list(held)), **arrays}, ("w0.npy", "w1.npy", "w99.npy", *_NAMES))

@@ -77,7 +77,8 @@ def feed_model(folder: Path, _: object) -> None:
     (folder / "weights.bin").write_bytes(bytes(range(1, 17)) * 16)
     (folder / "link.bin").symlink_to(folder.parent / "outside.bin")
     some = zlib.crc32(path.read_bytes()) % 4
-    compiled = compile_model(path, Recipe(momentum=0.5 * (some == 1)), "pulp-open" if some == 0 else "qemu-zhinx")
+    recipe = Recipe(loss="cross_entropy" if some == 3 else "mse", momentum=0.5 * (some == 1))
+    compiled = compile_model(path, recipe, "pulp-open" if some == 0 else "qemu-zhinx")
     written(compiled, folder / "project")
 
 
@@ -249,7 +250,8 @@ def run(elf: Path, folder: Path) -> None:
     assert reader.end is not None
     assert reader.end.status == done.returncode, said
     if done.returncode:
-        raise TargetError(*FAULTS[done.returncode])
+        code, why = FAULTS[done.returncode]
+        raise TargetError(code, elf.name, why)
 
 
 def feed_job(folder: Path, elf: Path) -> None:

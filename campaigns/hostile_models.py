@@ -128,7 +128,9 @@ def of_sample(sample: Sample) -> Proto:
 def seeds() -> tuple[bytes, ...]:
     """Networks, and a model for each sample of each operator."""
     samples = [sample for imported in IMPORTS.values() for sample in imported.samples() if sample.shapes]
-    singles = [of_sample(sample) for sample in samples if len(sample.shapes[0]) in (2, 3, 4)]
+    singles = [
+        of_sample(sample) for sample in samples if len(sample.shapes[0]) in (2, 3, 4) and sample.shapes[0][0] == 1
+    ]
     networks = [mlp(), cnn(), residual(), functions(), external()]
     return tuple(proto.SerializeToString() for proto in (*networks * (1 + len(singles) // 5), *singles))
 
