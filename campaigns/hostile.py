@@ -26,6 +26,7 @@ from campaigns.hostile_kinds import KINDS, Kind
 from campaigns.hostile_sandbox import ACCEPTED, BYTES, FAILED, REFUSED, SECONDS, drawn
 from odl.version import VERSION
 
+COMMAND = ["-m", "campaigns.hostile_sandbox"]
 _SILENCE_S = 3 * SECONDS + 60  # of the sandbox: it stops what it can, and native code cannot be stopped from inside
 _MOST_KEPT = 50  # failures that are told
 
@@ -56,7 +57,7 @@ class Outcome:
 
 def told_by(kind: str, *wishes: object) -> Iterator[dict[str, Any]]:
     """What a sandbox says, line by line; where it dies or falls silent, the verdict on the case that it was at."""
-    command = [sys.executable, "-m", "campaigns.hostile_sandbox", kind, *map(str, wishes)]
+    command = [sys.executable, *COMMAND, kind, *map(str, wishes)]
     here = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     with subprocess.Popen(command, cwd=ROOT, env=here, stdout=subprocess.PIPE, text=True, bufsize=1) as child:
         assert child.stdout

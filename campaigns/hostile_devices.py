@@ -74,6 +74,15 @@ def job(chance: Random, sound: bytes, weight_bytes: int) -> bytes:
     return mangled(chance, content) if chance.random() < 0.2 else content
 
 
+def renumbered(content: bytes, at: int, n_words: int, number: int) -> bytes:
+    """A header of `n_words`, and their sum behind, in which word `at` was 0; anything else as it is."""
+    size = 4 * n_words
+    if len(content) < size + 4 or struct.unpack_from("<I", content, 4 * at) != (0,):
+        return content
+    head = content[: 4 * at] + struct.pack("<I", number) + content[4 * at + 4 : size]
+    return head + struct.pack("<I", zlib.crc32(head)) + content[size + 4 :]
+
+
 # --- flash ------------------------------------------------------------------------------------------------------------
 
 

@@ -140,10 +140,10 @@ def member(chance: Random, good: Array) -> bytes:
     what = chance.randrange(8)
     if what < 2:
         return npy(good)
-    if what == 2:
+    if what == 2 and good.dtype.kind != "U":
         with np.errstate(all="ignore"):
             return npy(good.astype(chance.choice(("f8", "f2", ">f4", "i4", "u8", "b1", "c8", "U4", "S3", "O", "f2"))))
-    if what == 3:
+    if what == 3 and good.dtype.kind != "U":
         wide = good.astype(np.float64).reshape(-1)
         wide[: chance.randrange(4)] = chance.choice(FLOATS)
         return npy(wide.reshape(good.shape))
@@ -163,11 +163,16 @@ def member(chance: Random, good: Array) -> bytes:
 def archive(chance: Random, arrays: dict[str, Array], names: tuple[str, ...]) -> bytes:
     """A zip file of such members under these or other names; or damaged as a whole."""
     stream = io.BytesIO()
-    kinds = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+    kinds = (*[zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED] * 5, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+    harmed = chance.sample(list(arrays), chance.choice((0, 1, 1, 2)))
     with zipfile.ZipFile(stream, "w", chance.choice(kinds)) as made:
         for name, good in arrays.items():
-            content = member(chance, good) if chance.random() < 0.5 else npy(good)
-            called = f"{name}.npy" if chance.random() < 0.95 else chance.choice((name, f"../{name}.npy", *names))
+            content = member(chance, good) if name in harmed else npy(good)
+            called = (
+                f"{name}.npy"
+                if chance.random() < 1 - 0.1 / len(arrays)
+                else chance.choice((name, f"../{name}.npy", *names))
+            )
             made.writestr(called, bomb(chance) if chance.random() < 0.05 / len(arrays) else content)
     found = stream.getvalue()
     return mangled(chance, found) if chance.random() < 0.4 else found

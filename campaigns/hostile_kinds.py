@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import struct
 import subprocess
 import tempfile
@@ -44,13 +46,15 @@ from odl.types import Array
 from odl.wire import Flash, Job, LogReader
 
 DEVICE_SECONDS = 10
+RUNNER = "ODL_HOSTILE_RUNNER"  # a variable of the environment: a program that `runner` has built
 SMALL = Flash(0, 256, 4)
 
 
 @dataclass(frozen=True)
 class Kind:
     """`file`: what the input is called where it lies. `open`: what `feed` needs, made before anything is limited.
-    `starts`: whether `feed` starts programs. `cases`: how many a campaign tries."""
+    `starts`: whether `feed` starts programs. `cases`: how many a campaign tries. `adopt`: makes an input that is kept in
+    tests/corpus one of this program, whose number changes with every change of odl."""
 
     name: str
     what: str
@@ -60,6 +64,7 @@ class Kind:
     open: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext)
     starts: bool = False
     cases: int = 10_000
+    adopt: Callable[[bytes], bytes] = bytes
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -165,9 +170,8 @@ def use(folder: Path, found: dict[str, Array]) -> None:
     """Infer and train with what was kept, in NumPy, and put it into the model."""
     samples, labels = tiny_data(4)
     np.savez(folder / "data.npz", x=samples[:, 0], y=labels[:, 0])
-    with np.errstate(all="ignore"):
-        api.evaluate(tiny(), folder / "data.npz", found)
-        run = api.train(tiny(), folder / "data.npz", 4, api.NUMPY, weights=found)
+    api.evaluate(tiny(), folder / "data.npz", found)
+    run = api.train(tiny(), folder / "data.npz", 4, api.NUMPY, weights=found)
     shown(results.ran(run), render.ran)
     api.export(tiny(), found, folder / "tuned.onnx")
 
@@ -221,6 +225,16 @@ def jobs() -> tuple[bytes, ...]:
     return tuple(found)
 
 
+def adopt_job(content: bytes) -> bytes:
+    """Program 0 becomes this one."""
+    return devices.renumbered(content, 2, 20, model_id(tiny().program))
+
+
+def adopt_image(content: bytes) -> bytes:
+    half, number = len(content) // 2, model_id(tiny().program)
+    return b"".join(devices.renumbered(part, 2, 8, number) for part in (content[:half], content[half:]))
+
+
 def draw_job(chance: Random) -> bytes:
     sound = chance.choice(jobs())
     (n_bytes,) = struct.unpack_from("<I", sound, 28)
@@ -228,10 +242,20 @@ def draw_job(chance: Random) -> bytes:
 
 
 @contextmanager
+def warm() -> Iterator[None]:
+    """What several kinds keep."""
+    jobs(), flash(), said(), measured_for()
+    yield
+
+
+@contextmanager
 def runner() -> Iterator[Path]:
-    """The program for this machine, under sanitizers."""
-    jobs(), flash()
+    """The program for this machine, under sanitizers; built already where RUNNER says so."""
+    jobs()
     tools, target = find_toolchain(find_target("host"), sanitize=True), find_target("host")
+    if built := os.environ.get(RUNNER):
+        yield Path(built)
+        return
     with tempfile.TemporaryDirectory(prefix="odl-") as scratch:
         project = Path(scratch, "project")
         write_project(project, "tiny", tiny().program, tiny().training, target)
@@ -300,10 +324,9 @@ def feed_log(folder: Path, _: object) -> None:
     reader.close()
     log = builder.finish()
     losses, counted = tuple(map(float, log.losses)), (log.profile, log.counters, log.counts)
-    with np.errstate(all="ignore"):
-        weights = tiny().program.held_arrays(log.weights)
-        trained = api.Run(tiny(), "host", losses, weights, *counted, log.stack_bytes, log.first)
-        shown(results.ran(trained), render.ran)
+    weights = tiny().program.held_arrays(log.weights)
+    trained = api.Run(tiny(), "host", losses, weights, *counted, log.stack_bytes, log.first)
+    shown(results.ran(trained), render.ran)
 
 
 def draw_image(chance: Random) -> bytes:
@@ -322,22 +345,29 @@ def feed_image(folder: Path, _: object) -> None:
     use(folder, found)
 
 
-KINDS = {
-    kind.name: kind
-    for kind in (
-        Kind("model-bytes", "models, bytes changed", MODEL, models.harmed_bytes, feed_model),
-        Kind("model-structure", "models, structure changed", MODEL, models.harmed_structure, feed_model),
-        Kind("recipe", "recipes", "recipe.toml", files.recipe, feed_recipe),
-        Kind("data", "data files", "data.npz", files.data, feed_data, small_models),
-        Kind("tuning", "choices of `odl tune`", "model.tune.json", lambda c: files.tuning(c, measured_for()), feed_tuning),
-        Kind("folder", "`odl.json` of folders", MARKER, files.note, feed_folder),
-        Kind("weights", "weights of runs", WEIGHTS, lambda c: files.weights(c, held()), feed_weights),
-        Kind("log", "logs of devices", wire.LOG_FILE, lambda c: devices.log(c, said()), feed_log),
-        Kind("checkpoint", "checkpoint images, on the host", "flash.img", draw_image, feed_image),
-        Kind("job", "jobs, on a device under sanitizers", wire.JOB_FILE, draw_job, feed_job, runner, True),
-        Kind(
-            "flash", "checkpoint images, on a device under sanitizers", wire.FLASH_FILE,
-            lambda c: devices.image(c, flash(), model_id(tiny().program), payload()), feed_flash, runner, True,
-        ),
-    )
-}  # fmt: skip
+def adopt_tuning(content: bytes) -> bytes:
+    return content.replace(b'"for": {}', b'"for": ' + json.dumps(measured_for()).encode())
+
+
+_IMAGES, _ON_DEVICE = "checkpoint images", "on a device under sanitizers"
+_ALL = (
+    Kind("model-bytes", "models, bytes changed", MODEL, models.harmed_bytes, feed_model),
+    Kind("model-structure", "models, structure changed", MODEL, models.harmed_structure, feed_model),
+    Kind("recipe", "recipes", "recipe.toml", files.recipe, feed_recipe),
+    Kind("data", "data files", "data.npz", files.data, feed_data, small_models),
+    Kind(
+        "tuning", "choices of `odl tune`", "model.tune.json", lambda chance: files.tuning(chance, measured_for()),
+        feed_tuning, warm, adopt=adopt_tuning,
+    ),
+    Kind("folder", "`odl.json` of folders", MARKER, files.note, feed_folder),
+    Kind("weights", "weights of runs", WEIGHTS, lambda chance: files.weights(chance, held()), feed_weights, warm),
+    Kind("log", "logs of devices", wire.LOG_FILE, lambda chance: devices.log(chance, said()), feed_log, warm),
+    Kind("checkpoint", f"{_IMAGES}, on the host", "flash.img", draw_image, feed_image, warm, adopt=adopt_image),
+    Kind("job", f"jobs, {_ON_DEVICE}", wire.JOB_FILE, draw_job, feed_job, runner, True, adopt=adopt_job),
+    Kind(
+        "flash", f"{_IMAGES}, {_ON_DEVICE}", wire.FLASH_FILE,
+        lambda chance: devices.image(chance, flash(), model_id(tiny().program), payload()), feed_flash, runner, True,
+        adopt=adopt_image,
+    ),
+)  # fmt: skip
+KINDS = {kind.name: kind for kind in _ALL}

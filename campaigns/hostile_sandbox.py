@@ -68,6 +68,7 @@ _CHANGES = {
     **dict.fromkeys(("os.symlink", "os.link", "shutil.copyfile", "shutil.copytree"), slice(1, 2)),
     **dict.fromkeys(("os.rename", "shutil.move"), slice(2)), "shutil.rmtree": slice(1),
 }  # fmt: skip
+_BELOW = ("os.mkdir", "os.remove", "os.rmdir")  # a folder that a descriptor is of, their last argument
 _NEVER = ("os.system", "os.spawn", "socket.", "pickle.find_class")
 _STARTS = ("subprocess.Popen", "os.fork", "os.exec", "os.posix_spawn")
 
@@ -90,9 +91,11 @@ class Watch:
             if writes and not isinstance(path, int):
                 self._require_inside(event, path)
         elif event in _CHANGES:
+            descriptor = arguments[-1] if event in _BELOW else -1
             for path in arguments[_CHANGES[event]]:
                 if isinstance(path, str | bytes | os.PathLike):
-                    self._require_inside(event, path)
+                    below = f"/proc/self/fd/{descriptor}" if descriptor != -1 else ""
+                    self._require_inside(event, Path(below, os.fsdecode(path)))
         elif event.startswith(_NEVER) or (event.startswith(_STARTS) and not self.may_start):
             self.seen.append(f"{event} {arguments[:1]!r}")
 
@@ -123,7 +126,8 @@ class Sandbox:
 
     def judge(self, content: bytes) -> Verdict:
         """What becomes of one input."""
-        self._empty_case()
+        for folder in (self.case, self.home, self.scratch):
+            _empty(folder)
         (self.case / self.kind.file).write_bytes(content)
         self.watch.seen.clear()
         started = time.monotonic()
@@ -150,9 +154,13 @@ class Sandbox:
             self.watch.on = False
         return Verdict(ACCEPTED)
 
-    def _empty_case(self) -> None:
-        for path in self.case.iterdir():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _refused(error: OdlError) -> Verdict:
@@ -164,7 +172,7 @@ def _refused(error: OdlError) -> Verdict:
         return Verdict(FAILED, codes, f"not in docs/RELIABILITY.md: {unknown}")
     if not all(problem.why for problem in error.problems) or not all(c.isprintable() or c == "\n" for c in shown):
         return Verdict(FAILED, codes, f"says nothing, or what steers a terminal: {shown[:200]!r}")
-    if len(shown) > 1_000_000:
+    if len(shown) > 2_000_000:
         return Verdict(FAILED, codes, f"{len(shown):,} characters are no message")
     return Verdict(REFUSED, codes)
 
@@ -238,7 +246,7 @@ def main() -> None:
     kind = KINDS[wishes.kind]
     files = [path.resolve() for path in wishes.files]
     numbers = range(wishes.first, wishes.cases or len(files))
-    contents = {number: files[number].read_bytes() for number in numbers} if files else {}
+    contents = {number: kind.adopt(files[number].read_bytes()) for number in numbers} if files else {}
     with sandbox(kind) as box:
         for number in numbers:
             print(json.dumps({"begins": number}), flush=True)

@@ -35,9 +35,8 @@ Edit = Callable[[Random, bytearray], None]
 def _place(chance: Random, content: bytearray) -> int:
     """Somewhere; at the ends, where headers and directories are, more often than elsewhere."""
     near = min(len(content), 64)
-    return chance.choice(
-        (chance.randrange(near + 1), len(content) - chance.randrange(near + 1), chance.randrange(len(content) + 1))
-    )
+    ends = chance.randrange(near + 1), len(content) - chance.randrange(near + 1)
+    return chance.choice((*ends, *[chance.randrange(len(content) + 1)] * 4))
 
 
 def _flip(chance: Random, content: bytearray) -> None:
