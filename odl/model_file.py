@@ -10,6 +10,7 @@ other files `external-data-outside`, `-missing`, `-short`, `-malformed`; `functi
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from math import prod
@@ -27,7 +28,8 @@ from odl.graph import fresh
 OLDEST_OPSET = 13
 NEWEST_OPSET = 26
 ONNX_DOMAINS = ("", "ai.onnx")
-_MOST_NODES = 100_000
+_MOST_NODES = 20_000  # beyond, planning takes minutes; no device has room for so many
+_MOST_READERS = 4_000  # of one value, or operands of one node: all live at once
 _MOST_BYTES = 1 << 30  # of a file, of all data in other files, of inlined functions: protobuf writes no 2^31
 
 
@@ -57,6 +59,7 @@ def flatten(proto: onnx.ModelProto) -> onnx.ModelProto:
     """
     flat = onnx.ModelProto()
     flat.CopyFrom(proto)
+    _check_size(flat.graph)
     if flat.functions:
         _check_functions(flat)
         try:
@@ -64,6 +67,7 @@ def flatten(proto: onnx.ModelProto) -> onnx.ModelProto:
         except (onnx.checker.ValidationError, RuntimeError) as error:
             raise ModelError("onnx-checker", "local functions", first_line(error)) from error
     graph = flat.graph
+    _check_size(graph)
     _check_names(graph)
     nodes = _named(graph.node)
     kept = _needed(nodes, _sorted(nodes, _given(graph)), {output.name for output in graph.output})
@@ -212,6 +216,25 @@ def _n_bytes(tensor: onnx.TensorProto) -> int:
         raise ValueError(f"dimensions {list(tensor.dims)}")
     n_bytes: int = prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     return n_bytes
+
+
+# --- size -------------------------------------------------------------------------------------------------------------
+
+
+def _check_size(graph: onnx.GraphProto) -> None:
+    """Refuse what would take minutes to plan."""
+    if len(graph.node) > _MOST_NODES:
+        raise ModelError("too-many-nodes", "graph", f"it has {len(graph.node):,} nodes, not up to {_MOST_NODES:,}")
+    readers = Counter(name for node in graph.node for name in node.input if name)
+    name, count = max(readers.items(), key=lambda item: item[1], default=("", 0))
+    if count > _MOST_READERS:
+        raise ModelError(
+            "too-many-nodes", f"value '{name}'", f"it is read {count:,} times, not up to {_MOST_READERS:,}"
+        )
+    widest = max(graph.node, key=lambda node: len(node.input), default=onnx.NodeProto())
+    if len(widest.input) > _MOST_READERS:
+        why = f"it reads {len(widest.input):,} values, not up to {_MOST_READERS:,}"
+        raise ModelError("too-many-nodes", f"{widest.op_type} '{widest.name}'", why)
 
 
 # --- functions --------------------------------------------------------------------------------------------------------

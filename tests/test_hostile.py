@@ -19,7 +19,7 @@ from campaigns.hostile import page, replayed, tried
 from campaigns.hostile_kinds import KINDS, RUNNER, runner
 from campaigns.hostile_sandbox import ACCEPTED, FAILED, REFUSED, documented, drawn
 
-N_CASES = int(os.environ.get("ODL_HOSTILE_CASES", "150"))
+N_CASES = int(os.environ.get("ODL_HOSTILE_CASES", "100"))
 SEED = 1  # another than the campaign's
 CORPUS = Path(__file__).with_name("corpus")
 CAMPAIGN = ROOT / "campaigns/hostile.json"
