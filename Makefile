@@ -5,6 +5,7 @@
 # make bench-gvsoc  measures the eight cores of pulp-open, where $ODL_GVSOC is
 # make bench-accuracy  trains in binary16 and, by PyTorch, in binary32, on the real data of $ODL_REAL; takes hours
 # make powercut  cuts the power of a training run at every flash operation (campaigns/)
+# make fuzz  gives odl hostile models, recipes, data, logs, jobs and flashes (campaigns/)
 # make clean  removes what the others made
 #
 # Python packages go into .venv. Where this user may use apt-get, it brings QEMU and what Python lacks.
@@ -13,7 +14,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench bench-gvsoc bench-accuracy powercut qemu clean
+.PHONY: demo test lint bench bench-gvsoc bench-accuracy powercut fuzz qemu clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -42,6 +43,9 @@ bench-accuracy: $(VENV)/.test
 
 powercut: $(VENV)/.test qemu
 	$(BIN)/python -m campaigns.powercut_report
+
+fuzz: $(VENV)/.test
+	$(BIN)/python -m campaigns.hostile $(FUZZ_ARGS)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call install,python3-venv) || true

@@ -1,7 +1,7 @@
 """python -m campaigns.hostile: inputs that nobody should send, thousands of each kind, each in a bounded sandbox.
 
-Prints a table, and writes campaigns/hostile.json and its part of docs/RELIABILITY.md when it runs as `make fuzz` has it.
-Ends with an error if any input did anything but succeed or be refused with a code. The same seed gives the same inputs.
+Prints tables, and writes campaigns/hostile.json and its parts of docs/RELIABILITY.md, unless --cases says how many. Ends
+with an error if any input did anything but succeed or be refused with a code. The same seed gives the same inputs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks.models import ROOT
 from benchmarks.pages import fill
 from benchmarks.report import markdown
+from campaigns.blowups import BLOWUPS, measured
 from campaigns.hostile_kinds import KINDS, Kind
 from campaigns.hostile_sandbox import ACCEPTED, BYTES, FAILED, REFUSED, SECONDS, drawn
 from odl.version import VERSION
@@ -29,6 +30,7 @@ from odl.version import VERSION
 COMMAND = ["-m", "campaigns.hostile_sandbox"]
 _SILENCE_S = 3 * SECONDS + 60  # of the sandbox: it stops what it can, and native code cannot be stopped from inside
 _MOST_KEPT = 50  # failures that are told
+BOUNDS = "blow-ups"
 
 
 @dataclass
@@ -64,7 +66,7 @@ def told_by(kind: str, *wishes: object) -> Iterator[dict[str, Any]]:
         under_way: int | None = None
         for line in _lines(child):
             told = json.loads(line)
-            under_way = told["begins"] if "begins" in told else None
+            under_way = told.get("begins")
             yield told
         ended = _is_over(child)
         status = child.wait()
@@ -136,49 +138,73 @@ def result(kind: Kind, outcome: Outcome) -> Result:
     return {"kind": kind.name, "what": kind.what, **told, "per_second": per_second}
 
 
-def page(measured: Sequence[Result]) -> str:
+def page(found: Sequence[Result]) -> str:
     """The table, in Markdown."""
     header = ["what", "tried", "accepted", "refused", "codes met", "longest, s", "failed"]
     rows = [
         [r["what"], *(f"{r[key]:,}" for key in ("tried", "accepted", "refused")), str(len(r["codes"])),
          f"{r['slowest']:.1f}", f"{len(r['failed']):,}"]
-        for r in measured
+        for r in found
     ]  # fmt: skip
-    sums = [f"{sum(r[key] for r in measured):,}" for key in ("tried", "accepted", "refused")]
-    codes = {code for r in measured for code in r["codes"]}
-    longest, failed = max(r["slowest"] for r in measured), sum(len(r["failed"]) for r in measured)
+    sums = [f"{sum(r[key] for r in found):,}" for key in ("tried", "accepted", "refused")]
+    codes = {code for r in found for code in r["codes"]}
+    longest, failed = max(r["slowest"] for r in found), sum(len(r["failed"]) for r in found)
     return markdown(header, [*rows, ["all", *sums, str(len(codes)), f"{longest:.1f}", f"{failed:,}"]])
+
+
+def bounds_page(measured: Sequence[Result]) -> str:
+    """The table of models that aim at time or memory."""
+    header = ["model", "for", "ended", "s", "MiB"]
+    return markdown(header, [[r["what"], r["target"], f"`{r['ended']}`" if "-" in r["ended"] else r["ended"],
+                              f"{r['seconds']:.1f}", f"{r['mib']:,}"] for r in measured])  # fmt: skip
 
 
 def main(write: Callable[[str, str, str], None] = fill) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, default=0, help="of each kind; 0: as many as each kind has in a campaign")
-    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--kinds", nargs="*", default=[*KINDS, BOUNDS], choices=[*KINDS, BOUNDS])
     parser.add_argument("--keep", type=Path, help="a folder for inputs that fail")
     wishes = parser.parse_args()
-    measured = []
-    for name in wishes.kinds:
+    found = []
+    for name in (name for name in wishes.kinds if name in KINDS):
         outcome = tried(name, wishes.seed, wishes.cases or KINDS[name].cases, wishes.keep)
-        measured.append(result(KINDS[name], outcome))
+        found.append(result(KINDS[name], outcome))
         print(f"{name}: {outcome.tried:,} tried, {len(outcome.failed)} failed", file=sys.stderr)
-    if not wishes.cases:
-        keep(measured, wishes.seed, write)
-    print(page(measured))
-    sys.exit(any(each["failed"] for each in measured))
+    aimed = [measured(name) for name in BLOWUPS] if BOUNDS in wishes.kinds else []
+    beyond = [each for each in aimed if not each["within"]]
+    for each in beyond:
+        print(f"{each['name']}: {each['ended']}", file=sys.stderr)
+    if found:
+        print(page(found))
+    if aimed and not beyond:
+        print(bounds_page(aimed))
+    if not wishes.cases and not beyond:
+        keep(found, aimed, wishes.seed, write)
+    sys.exit(bool(beyond) or any(each["failed"] for each in found))
 
 
-def keep(measured: Sequence[Result], seed: int, write: Callable[[str, str, str], None]) -> None:
-    """Into campaigns/hostile.json, and on the page when all kinds are there; of kinds not tried now, what was known."""
+def keep(found: Sequence[Result], aimed: Sequence[Result], seed: int, write: Callable[[str, str, str], None]) -> None:
+    """Into campaigns/hostile.json, and on the page what is whole; of what was not tried now, what was known."""
     path = ROOT / "campaigns/hostile.json"
-    known = json.loads(path.read_text())["results"] if path.exists() else []
-    every = {each["kind"]: each for each in (*known, *measured)}
+    known: Result = json.loads(path.read_text()) if path.exists() else {"results": [], "blowups": []}
+    every = {each["kind"]: each for each in (*known["results"], *found)}
     results = [every[name] for name in KINDS if name in every]
-    bounds = {"seconds": SECONDS, "bytes": BYTES}
-    found = {"schema_version": 1, "odl_version": VERSION, "seed": seed, "bounds": bounds, "results": results}
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    blowups = list(aimed) or known["blowups"]
+    case = {"seconds": SECONDS, "bytes": BYTES}
+    told = {
+        "schema_version": 1,
+        "odl_version": VERSION,
+        "seed": seed,
+        "bounds": case,
+        "results": results,
+        "blowups": blowups,
+    }
+    path.write_text(json.dumps(told, indent=1) + "\n")
     if len(results) == len(KINDS):
         write("docs/RELIABILITY.md", "hostile inputs", page(results))
+    if blowups:
+        write("docs/RELIABILITY.md", "blow-ups", bounds_page(blowups))
 
 
 if __name__ == "__main__":

@@ -129,9 +129,11 @@ _SHAPES = (
     "(4611686018427387904, 4)", "(536870912, 4)",
 )  # fmt: skip
 _HEADERS = (
-    "", "{", "{}", "[]", "0", "{'descr': '<f4'}", "__import__('os').system('true')", "{" * 200, "(" * 5000, "\n" * 70_000,
+    "", "{", "{}", "[]", "0", "{'descr': '<f4'}", "__import__('os').system('true')", "{" * 200, "(" * 5000,
+    "\n" * 70_000,
     "{'descr': [('a', '<f4', (1000000000,))], 'fortran_order': False, 'shape': (4, 4)}", "{'descr': '<f4', \0}",
-    "{'descr': '<f4', 'fortran_order': 'no', 'shape': (4, 4)}", "{'descr': '<f4', 'fortran_order': True, 'shape': (4, 4)}",
+    "{'descr': '<f4', 'fortran_order': 'no', 'shape': (4, 4)}",
+    "{'descr': '<f4', 'fortran_order': True, 'shape': (4, 4)}",
 )  # fmt: skip
 
 

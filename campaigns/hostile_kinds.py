@@ -53,8 +53,8 @@ SMALL = Flash(0, 256, 4)
 @dataclass(frozen=True)
 class Kind:
     """`file`: what the input is called where it lies. `open`: what `feed` needs, made before anything is limited.
-    `starts`: whether `feed` starts programs. `cases`: how many a campaign tries. `adopt`: makes an input that is kept in
-    tests/corpus one of this program, whose number changes with every change of odl."""
+    `starts`: whether `feed` starts programs. `cases`: how many a campaign tries. `adopt`: makes an input that is kept
+    in tests/corpus one of this program, whose number changes with every change of odl."""
 
     name: str
     what: str
@@ -306,7 +306,8 @@ def said() -> list[devices.Said]:
     for step in range(3):
         records += [
             (wire.TAG_COUNT, step, 0, bytes(4)), (wire.TAG_LOSS, step, 0, struct.pack("<f", 0.5)),
-            (wire.TAG_HASHES, step, 0, bytes(4 * n_traced)), (wire.TAG_PROFILE, step, 0, bytes(4 * n_calls * n_counters)),
+            (wire.TAG_HASHES, step, 0, bytes(4 * n_traced)),
+            (wire.TAG_PROFILE, step, 0, bytes(4 * n_calls * n_counters)),
             (wire.TAG_SAVE, step, 0, bytes(4)),
         ]  # fmt: skip
     records += [(wire.TAG_WEIGHT, 0, at, content) for at, content in enumerate(first)]
@@ -357,12 +358,12 @@ _ALL = (
     Kind("data", "data files", "data.npz", files.data, feed_data, small_models),
     Kind(
         "tuning", "choices of `odl tune`", "model.tune.json", lambda chance: files.tuning(chance, measured_for()),
-        feed_tuning, warm, adopt=adopt_tuning,
+        feed_tuning, warm, cases=5_000, adopt=adopt_tuning,
     ),
-    Kind("folder", "`odl.json` of folders", MARKER, files.note, feed_folder),
-    Kind("weights", "weights of runs", WEIGHTS, lambda chance: files.weights(chance, held()), feed_weights, warm),
+    Kind("folder", "`odl.json` of folders", MARKER, files.note, feed_folder, cases=5_000),
+    Kind("weights", "weights of runs", WEIGHTS, lambda chance: files.weights(chance, held()), feed_weights, warm, cases=4_000),
     Kind("log", "logs of devices", wire.LOG_FILE, lambda chance: devices.log(chance, said()), feed_log, warm),
-    Kind("checkpoint", f"{_IMAGES}, on the host", "flash.img", draw_image, feed_image, warm, adopt=adopt_image),
+    Kind("checkpoint", f"{_IMAGES}, on the host", "flash.img", draw_image, feed_image, warm, cases=4_000, adopt=adopt_image),
     Kind("job", f"jobs, {_ON_DEVICE}", wire.JOB_FILE, draw_job, feed_job, runner, True, adopt=adopt_job),
     Kind(
         "flash", f"{_IMAGES}, {_ON_DEVICE}", wire.FLASH_FILE,

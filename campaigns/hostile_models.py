@@ -242,7 +242,8 @@ def _read(holder: Any, key: Any) -> str:
 
 _TYPES: Sequence[tuple[int, str]] = (
     (onnx.AttributeProto.INT, "i"), (onnx.AttributeProto.FLOAT, "f"), (onnx.AttributeProto.STRING, "s"),
-    (onnx.AttributeProto.INTS, "ints"), (onnx.AttributeProto.FLOATS, "floats"), (onnx.AttributeProto.STRINGS, "strings"),
+    (onnx.AttributeProto.INTS, "ints"), (onnx.AttributeProto.FLOATS, "floats"),
+    (onnx.AttributeProto.STRINGS, "strings"),
 )  # fmt: skip
 _ATTRIBUTES = (
     "kernel_shape", "pads", "strides", "dilations", "group", "auto_pad", "axis", "axes", "perm", "keepdims", "alpha",

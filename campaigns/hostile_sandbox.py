@@ -1,8 +1,7 @@
 """python -m campaigns.hostile_sandbox: hostile inputs of one kind in a process of their own, within bounds.
 
 Each ends well or with a refusal of a code that docs/RELIABILITY.md knows. Anything else is a failure: another exception,
-a warning, more time or memory than allowed, a file written or removed outside of the case's own folder, a file left
-behind, a program started, a socket, an unpickled object. Prints a line of JSON for each, as it begins and as it ends.
+a warning, more time or memory than allowed, a file written or removed outside of the case's own folder, one left behind, a program started, a socket, an unpickled object. Prints a line of JSON for each, as it begins and as it ends.
 """
 
 from __future__ import annotations
@@ -115,7 +114,8 @@ class Watch:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """Folders: `case`, where a case lies and writes; `home`, where nothing may appear; `scratch`, where nothing may stay."""
+    """Folders: `case`, where a case lies and writes; `home`, where nothing may appear; `scratch`, where nothing may
+    stay."""
 
     kind: Kind
     case: Path

@@ -22,10 +22,12 @@ FLOATS = (
 # What a name can try: to end a comment, a string, a line; to name a file, a keyword, a format; to steer a terminal.
 TEXTS = (
     "", " ", ".", "..", "/", "*/", "/*", "*/ int x = ; /*", "//", "*\\\n/", "*??/\n/", "??/", "\\", "a\\", "\\\n", "\n",
-    "\r\n#include </etc/passwd>\n", "#define odl_half int", '"', "'", '";}', "\0", "a\0b", "\x1b[31m", "\x1b]0;title\x07",
+    "\r\n#include </etc/passwd>\n", "#define odl_half int", '"', "'", '";}', "\0", "a\0b", "\x1b[31m",
+    "\x1b]0;title\x07",
     "\x7f", "\x85", "\u2028", "\u202egnp.exe", "\ufeff", "\ufffd", "😀", "größe", "e\u0301", "%s%n%n", "{{ x }}",
     "{% raw %}", "{#", "$(rm -rf .)", "`id`", "$(shell id)", "../../up", "/etc/passwd", "C:\\x", "~", "-o", "a" * 200,
-    "n" * 100_000, "*/" * 5_000, "while", "int", "return", "main", "NULL", "arena", "flash", "sample", "loss", "odl_init",
+    "n" * 100_000, "*/" * 5_000, "while", "int", "return", "main", "NULL", "arena", "flash", "sample", "loss",
+    "odl_init",
     "uint32_t", "0", "1e5", "0x10", "x", "y", "w", "w1", "a.b", "a_b", "a/b",
 )  # fmt: skip
 

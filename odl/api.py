@@ -55,7 +55,7 @@ from odl.tuning import Tuning
 from odl.types import Array
 from odl.wire import FLASH_FILE, Job, Loss, Output, Record
 
-MOST_LOOKS = 1 << 40  # half a minute of them
+MOST_LOOKS = 1 << 38  # half a minute of them
 NUMPY = "numpy"  # on no target: the executor
 
 

@@ -62,7 +62,8 @@ def load_data(path: Path, training: Training) -> Data:
 
     Samples are rounded once to binary16. `y` holds (N,) integer labels for cross entropy, else (N, ...) of the output's
     shape; without `y`, mse trains towards the input itself. Raises ModelError naming the file and the array: `data-`
-    `unreadable`, `too-large`, `key`, `type`, `shape`, `count`, `not-finite`, `overflow` (in binary16), or `label-range`.
+    `unreadable`, `too-large`, `key`, `type`, `shape`, `count`, `not-finite`, `overflow` (in binary16) or
+    `label-range`.
     """
     arrays = _read(path)
     sample = training.graphs[INFER].inputs[training.sample]

@@ -1,4 +1,4 @@
-"""Some of the campaign in every test run: each kind of hostile input, in its sandbox, must succeed or be refused by name.
+"""Some of the campaign in every test run: hostile inputs of each kind, in their sandbox, succeed or are refused by name.
 
 `ODL_HOSTILE_CASES` is how many are drawn of each kind; `make fuzz` has many more.
 """
@@ -8,29 +8,21 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hostile_device import built  # noqa: F401  a fixture
 
 from benchmarks.models import ROOT
 from benchmarks.pages import between
-from campaigns.hostile import page, replayed, tried
-from campaigns.hostile_kinds import KINDS, RUNNER, runner
-from campaigns.hostile_sandbox import ACCEPTED, FAILED, REFUSED, documented, drawn
+from campaigns.blowups import BLOWUPS
+from campaigns.hostile import bounds_page, page, replayed, tried
+from campaigns.hostile_kinds import KINDS
+from campaigns.hostile_sandbox import ACCEPTED, FAILED, documented, drawn
 
 N_CASES = int(os.environ.get("ODL_HOSTILE_CASES", "100"))
 SEED = 1  # another than the campaign's
-CORPUS = Path(__file__).with_name("corpus")
 CAMPAIGN = ROOT / "campaigns/hostile.json"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def built() -> Iterator[None]:
-    """The device's program, once for all sandboxes."""
-    with runner() as elf, pytest.MonkeyPatch.context() as patch:
-        patch.setenv(RUNNER, str(elf))
-        yield
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -40,24 +32,6 @@ def test_nothing_hostile_does_harm(kind: str) -> None:
     assert outcome.tried == N_CASES
     assert outcome.refused > N_CASES // 10, "chance does too little harm"
     assert outcome.accepted > N_CASES // 100, "chance does so much harm that nothing gets past the door"
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_corpus_ends_as_it_is_noted(kind: str) -> None:
-    """Inputs that once did harm, and some made by hand, each with what it ends in now."""
-    noted = json.loads((CORPUS / kind / "expected.json").read_text())
-    files = [CORPUS / kind / name for name in noted]
-    assert {path.name for path in (CORPUS / kind).iterdir()} == {*noted, "expected.json"}
-    found = replayed(kind, files)
-    ends = {
-        path.name: codes[0] if outcome == REFUSED else outcome if outcome == ACCEPTED else f"{outcome}: {why}"
-        for path, (outcome, codes, why) in zip(files, found, strict=True)
-    }  # fmt: skip
-    assert ends == noted
-
-
-def test_the_corpus_is_small() -> None:
-    assert sum(path.stat().st_size for path in CORPUS.rglob("*") if path.is_file()) < 300_000
 
 
 def test_the_same_seed_draws_the_same() -> None:
@@ -111,13 +85,17 @@ RUN = "import sys; sys.path.insert(0, {folder!r}); import mischief, campaigns.ho
 
 
 def test_the_page_quotes_the_campaign() -> None:
-    measured = json.loads(CAMPAIGN.read_text())["results"]
-    assert between((ROOT / "docs/RELIABILITY.md").read_text(), "hostile inputs") == page(measured)
+    found = json.loads(CAMPAIGN.read_text())
+    measured, text = found["results"], (ROOT / "docs/RELIABILITY.md").read_text()
+    assert between(text, "hostile inputs") == page(measured)
     assert [each["kind"] for each in measured] == list(KINDS)
     assert not any(each["failed"] for each in measured)
     for each in measured:
         assert each["tried"] == each["accepted"] + each["refused"] == KINDS[each["kind"]].cases
         assert set(each["codes"]) <= documented()
+    assert between(text, "blow-ups") == bounds_page(found["blowups"])
+    assert [each["name"] for each in found["blowups"]] == list(BLOWUPS)
+    assert all(each["within"] and each["ended"] in {"compiled", *documented()} for each in found["blowups"])
 
 
 def test_documented_codes_are_those_of_the_tables() -> None:
