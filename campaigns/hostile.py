@@ -1,7 +1,7 @@
 """python -m campaigns.hostile: inputs that nobody should send, thousands of each kind, each in a bounded sandbox.
 
-Prints tables, and writes campaigns/hostile.json and its parts of docs/RELIABILITY.md, unless --cases says how many. Ends
-with an error if any input did anything but succeed or be refused with a code. The same seed gives the same inputs.
+Prints tables, and writes campaigns/hostile.json and its parts of docs/RELIABILITY.md, unless --cases says how many.
+Ends with an error if any input did anything but succeed or be refused with a code. The same seed gives the same inputs.
 """
 
 from __future__ import annotations

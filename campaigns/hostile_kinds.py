@@ -361,9 +361,15 @@ _ALL = (
         feed_tuning, warm, cases=5_000, adopt=adopt_tuning,
     ),
     Kind("folder", "`odl.json` of folders", MARKER, files.note, feed_folder, cases=5_000),
-    Kind("weights", "weights of runs", WEIGHTS, lambda chance: files.weights(chance, held()), feed_weights, warm, cases=4_000),
+    Kind(
+        "weights", "weights of runs", WEIGHTS, lambda chance: files.weights(chance, held()), feed_weights, warm,
+        cases=4_000,
+    ),
     Kind("log", "logs of devices", wire.LOG_FILE, lambda chance: devices.log(chance, said()), feed_log, warm),
-    Kind("checkpoint", f"{_IMAGES}, on the host", "flash.img", draw_image, feed_image, warm, cases=4_000, adopt=adopt_image),
+    Kind(
+        "checkpoint", f"{_IMAGES}, on the host", "flash.img", draw_image, feed_image, warm, cases=4_000,
+        adopt=adopt_image,
+    ),
     Kind("job", f"jobs, {_ON_DEVICE}", wire.JOB_FILE, draw_job, feed_job, runner, True, adopt=adopt_job),
     Kind(
         "flash", f"{_IMAGES}, {_ON_DEVICE}", wire.FLASH_FILE,

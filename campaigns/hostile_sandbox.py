@@ -1,7 +1,9 @@
 """python -m campaigns.hostile_sandbox: hostile inputs of one kind in a process of their own, within bounds.
 
-Each ends well or with a refusal of a code that docs/RELIABILITY.md knows. Anything else is a failure: another exception,
-a warning, more time or memory than allowed, a file written or removed outside of the case's own folder, one left behind, a program started, a socket, an unpickled object. Prints a line of JSON for each, as it begins and as it ends.
+Each ends well or with a refusal of a code that docs/RELIABILITY.md knows. Anything else is a failure: another
+exception, a warning, more time or memory than allowed, a file written or removed outside of the case's own folder, one
+left behind, a program started, a socket, an unpickled object. Prints a line of JSON for each, as it begins and as it
+ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Some of the campaign in every test run: hostile inputs of each kind, in their sandbox, succeed or are refused by name.
+"""Some of the campaign in every test run: hostile inputs of each kind succeed or are refused by name.
 
 `ODL_HOSTILE_CASES` is how many are drawn of each kind; `make fuzz` has many more.
 """
