@@ -4,7 +4,7 @@
 # make bench  measures speed and size (benchmarks/)
 # make bench-gvsoc  measures the eight cores of pulp-open, where $ODL_GVSOC is
 # make bench-accuracy  trains in binary16 and, by PyTorch, in binary32, on the real data of $ODL_REAL; takes hours
-# make fuzz   trains random networks in five ways that must agree in every bit; takes hours, goes on where it was ended
+# make fuzz  gives odl hostile files, and trains random networks in five ways that must agree in every bit; takes hours
 # make powercut  cuts the power of a training run at every flash operation (campaigns/)
 # make conformance  runs ONNX's own backend tests, in NumPy and in C (campaigns/)
 # make clean  removes what the others made
@@ -43,7 +43,8 @@ bench-accuracy: $(VENV)/.test
 	$(BIN)/python -m benchmarks.accuracy $(BENCH_ARGS)
 
 fuzz: $(VENV)/.test qemu
-	$(BIN)/python -m campaigns.graphs $(FUZZ_ARGS)
+	$(BIN)/python -m campaigns.hostile
+	$(BIN)/python -m campaigns.graphs
 
 powercut: $(VENV)/.test qemu
 	$(BIN)/python -m campaigns.powercut_report

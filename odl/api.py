@@ -55,6 +55,7 @@ from odl.tuning import Tuning
 from odl.types import Array
 from odl.wire import FLASH_FILE, Job, Loss, Output, Record
 
+MOST_LOOKS = 1 << 38  # half a minute of them
 NUMPY = "numpy"  # on no target: the executor
 
 
@@ -176,9 +177,23 @@ def compile_model(
     if machine.l1_bytes:
         rehearse(compiled.program)
     else:
+        _require_checkable(placed.graphs)
         problems = memory_check.check(placed.graphs, placed.plan)
         assert not problems, "\n".join(problems)
     return compiled
+
+
+def _require_checkable(graphs: Sequence[Graph]) -> None:
+    """Raises FitError `too-large-to-check`: the replay of a plan looks at each byte that a node reads or writes."""
+    looks = sum(
+        graph.types[value].n_bytes
+        for graph in graphs
+        for node in graph.nodes
+        for value in (*node.inputs, *node.outputs)
+    )
+    if looks > MOST_LOOKS:
+        why = f"its nodes read and write {looks:,} bytes in a step, and no more than {MOST_LOOKS:,} are checked"
+        raise FitError("too-large-to-check", "model", why, "train fewer layers, or fewer of their channels")
 
 
 def _fitted(training: Training, machine: Target, tuning: Tuning) -> tuple[Placed, Saving | None]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from odl import api, subprocesses
+from odl import api, json_text, subprocesses
 from odl.errors import FitError, UsageError
 from odl.graph import Graph, Phase
 from odl.ops._importer import onnx_shape
@@ -168,7 +168,7 @@ class _Bench:
 
     def _read(self) -> Iterator[tuple[str, Measured]]:
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # else everything is measured anew
-            note = json.loads(self.path.read_text())
+            note = json_text.loads(self.path.read_text())
             if note["schema_version"] == SCHEMA and note["for"] == self.about:
                 for name, (whole, parts) in note["measured"].items():
                     if name in self.candidates:

@@ -12,6 +12,7 @@ import numpy as np
 
 from odl import fp16
 from odl.errors import ModelError
+from odl.npz import TooLargeError, read_npz
 from odl.ops._importer import CHANNELS_LAST, onnx_shape
 from odl.training import INFER, Training
 from odl.types import Array, DType, Shape
@@ -31,10 +32,13 @@ class Data:
         """`n_steps` samples of an endless walk through the data, each epoch in an order drawn from `seed`, behind the
         `first` ones."""
         order: list[int] = []
-        generator = np.random.default_rng(seed)
-        while len(order) < first + n_steps:
+        generator, behind = np.random.default_rng(seed), first
+        while len(order) < behind + n_steps:
             order += generator.permutation(len(self)).tolist()
-        chosen = np.array(order[first : first + n_steps], dtype=np.intp)
+            if len(order) <= behind:
+                behind -= len(order)
+                order.clear()
+        chosen = np.array(order[behind : behind + n_steps], dtype=np.intp)
         return Data(self.samples[chosen], self.targets[chosen])
 
     def first(self, n: int) -> Data:
@@ -58,7 +62,8 @@ def load_data(path: Path, training: Training) -> Data:
 
     Samples are rounded once to binary16. `y` holds (N,) integer labels for cross entropy, else (N, ...) of the output's
     shape; without `y`, mse trains towards the input itself. Raises ModelError naming the file and the array: `data-`
-    `unreadable`, `key`, `type`, `shape`, `count`, `not-finite`, `overflow` (in binary16), or `label-range`.
+    `unreadable`, `too-large`, `key`, `type`, `shape`, `count`, `not-finite`, `overflow` (in binary16) or
+    `label-range`.
     """
     arrays = _read(path)
     sample = training.graphs[INFER].inputs[training.sample]
@@ -86,9 +91,10 @@ def _read(path: Path) -> dict[str, Array]:
     if why := _no_archive(path):
         raise ModelError("data-unreadable", str(path), why, _SAVE)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: np.asarray(archive[name]) for name in archive.files if name in ("x", "y")}
-            names = ", ".join(archive.files) or "none"
+        arrays, found = read_npz(path, ("x", "y"))
+        names = ", ".join(found[:20]) or "none"
+    except TooLargeError as error:
+        raise ModelError("data-too-large", str(path), str(error), _SAVE) from error
     except Exception as error:  # a broken file can raise nearly anything in zipfile, zlib and NumPy
         why = "is damaged, or its arrays hold Python objects instead of numbers"
         raise ModelError("data-unreadable", str(path), why, _SAVE) from error

@@ -38,8 +38,16 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.code}: {self.where}: {self.why}" if self.where else f"{self.code}: {self.why}"
-        return f"{text}\n  hint: {self.hint}" if self.hint else text
+        where, why, hint = map(_cut, (self.where, self.why, self.hint))
+        text = f"{self.code}: {where}: {why}" if where else f"{self.code}: {why}"
+        return f"{text}\n  hint: {hint}" if hint else text
+
+
+_MOST_CHARACTERS, _MOST_PROBLEMS = 2000, 200  # that a message shows: names are anyone's, and as long as they please
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} ..."
 
 
 class OdlError(Exception):
@@ -53,8 +61,12 @@ class OdlError(Exception):
 
     @classmethod
     def of(cls, problems: Iterable[Problem]) -> OdlError:
-        """One error that carries all `problems`, so that a user sees every one of them at once."""
+        """One error that carries all `problems`, so that a user sees every one of them at once; of hundreds the rest is
+        counted."""
         first, *rest = problems
+        if len(rest) >= _MOST_PROBLEMS:
+            left = len(rest) + 1 - _MOST_PROBLEMS
+            rest[_MOST_PROBLEMS - 1 :] = [Problem(rest[-1].code, "and so on", f"{left:,} more like these")]
         error = cls(first.code, first.where, first.why, first.hint)
         error.problems = (first, *rest)
         return error

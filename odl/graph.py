@@ -346,13 +346,24 @@ class Builder:
 
 
 def fresh(base: str, taken: Mapping[str, object] | set[str]) -> str:
-    """`base`, or `base` with the smallest number behind it that makes it new."""
+    """`base`, or `base` with a number behind it that makes it new: the smallest, unless there are dozens."""
     if base not in taken:
         return base
     number = 1
-    while f"{base}.{number}" in taken:
+    while number < _FEW and f"{base}.{number}" in taken:
         number += 1
-    return f"{base}.{number}"
+    if number < _FEW:
+        return f"{base}.{number}"
+    step = 1  # one after the other, thousands of one name would take millions of looks
+    while f"{base}.{number + step}" in taken:
+        step *= 2
+    while step:
+        number += step if f"{base}.{number + step}" in taken else 0
+        step //= 2
+    return f"{base}.{number + 1}" if f"{base}.{number}" in taken else f"{base}.{number}"
+
+
+_FEW = 64
 
 
 def verify(graph: Graph) -> None:

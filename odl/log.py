@@ -107,6 +107,9 @@ class LogBuilder:
     def finish(self) -> Log:
         job, n_steps, trains = self._job, self._job.n_steps - self._first, self._job.targets is not None
         boot: Boot = self._take(Boot, 1)[0]
+        counters = next((c.names for c in self._take(Counters, int(job.profile))), ())
+        if job.profile and len(counters) != boot.n_counters:
+            raise _incomplete(f"the log names {len(counters)} counters and should name {boot.n_counters}")
         return Log(
             boot=boot,
             losses=np.array([loss.value for loss in self._take(Loss, n_steps * trains)], np.float32),
@@ -115,7 +118,7 @@ class LogBuilder:
             ),
             hashes=_table([h.values for h in self._take(Hashes, n_steps * job.hashes)], "<u4", boot.n_traced),
             counts=np.array([count.value for count in self._take(Count, n_steps)], np.uint32),
-            counters=next((c.names for c in self._take(Counters, int(job.profile))), ()),
+            counters=counters,
             profile=_table(
                 [p.counts for p in self._take(Profile, n_steps * job.profile)], "<u4", boot.n_calls, boot.n_counters
             ),

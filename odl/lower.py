@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from odl.graph import Graph, Node
 from odl.lower_tiles import lower_tiles
 from odl.memory import Plan
 from odl.program import LOCAL, Barrier, Buffer, Call, Program, Resident, Statement
 from odl.residency import Layout
+from odl.tiling import storage
 
 
 def lower(graphs: Sequence[Graph], plan: Plan, layouts: Mapping[str, Layout] | None = None) -> Program:
@@ -26,7 +28,7 @@ def lower(graphs: Sequence[Graph], plan: Plan, layouts: Mapping[str, Layout] | N
         entries={graph.name: _entry(graph, buffers[graph.name], layouts) for graph in graphs},
         residents=tuple(residents.values()),
         inputs={name: type_ for graph in graphs for name, type_ in graph.inputs.items()},
-        results={graph.name: tuple(buffers[graph.name][value] for value in graph.outputs) for graph in graphs},
+        results={graph.name: _results(graph, buffers[graph.name], layouts) for graph in graphs},
         spaces={**plan.n_bytes, **({LOCAL: max(each.n_bytes for each in layouts.values())} if layouts else {})},
         lower_bound=plan.lower_bound,
         persistent_bytes=plan.persistent_bytes,
@@ -39,6 +41,12 @@ def _entry(graph: Graph, buffers: Mapping[str, Buffer], layouts: Mapping[str, La
     calls = [_call(graph, node, buffers) for node in graph.nodes]
     behind: tuple[Statement, ...] = (Barrier(),) if layouts else ()
     return tuple(statement for call in calls for statement in (call, *behind))
+
+
+def _results(graph: Graph, buffers: Mapping[str, Buffer], layouts: Mapping[str, Layout] | None) -> tuple[Buffer, ...]:
+    """The outputs; among tiles a view is what it shows, since no call of its own makes it."""
+    shown = storage(graph) if layouts and graph.name in layouts else {}
+    return tuple(replace(buffers[value], value=shown.get(value, value)) for value in graph.outputs)
 
 
 def _buffers(graph: Graph, plan: Plan) -> dict[str, Buffer]:

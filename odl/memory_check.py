@@ -1,7 +1,8 @@
 """Replays a plan and says what is wrong with it. It shares no code with the planner, nor the planner's idea of a block.
 
 Every byte of every space knows the value that was last written to it. Each node, in order, must find its inputs whole,
-and its outputs may touch only the bytes that its operator's declarations let them touch.
+and its outputs may touch only the bytes that its operator's declarations let them touch. Bytes are looked at eight at a
+time: where all values begin at multiples of eight, which is looked at first, no two meet that did not meet before.
 """
 
 from __future__ import annotations
@@ -29,6 +30,15 @@ class _Range(NamedTuple):
 
     def meets(self, other: _Range) -> bool:
         return self.space == other.space and self.begin < other.end and other.begin < self.end
+
+    @property
+    def units(self) -> slice:
+        """Which units of _ALIGNMENT bytes it lies in."""
+        return slice(self.begin // _ALIGNMENT, _up(self.end))
+
+
+def _up(n_bytes: int) -> int:
+    return -(-n_bytes // _ALIGNMENT)
 
 
 def check(graphs: Sequence[Graph], plan: Plan) -> list[str]:
@@ -71,7 +81,7 @@ class _Replay:
     def __init__(self, graphs: Sequence[Graph], graph: Graph, plan: Plan) -> None:
         self.graph, self.plan = graph, plan
         self.names: list[str] = []
-        self.owner = {space: np.full(size, _NOTHING, np.int32) for space, size in plan.n_bytes.items()}
+        self.owner = {space: np.full(_up(size), _NOTHING, np.int32) for space, size in plan.n_bytes.items()}
         # Those that only other graphs know must survive this one, too.
         self.residents = {name: _range(other, plan, name) for other in graphs for name in other.persistent}
         inputs = {name: self._write(name, _range(graph, plan, name)) for name in graph.inputs}
@@ -106,7 +116,7 @@ class _Replay:
     def _write(self, value: str, where: _Range) -> int:
         """The new number that the bytes hold from now on."""
         self.names.append(value)
-        self.owner[where.space][where.begin : where.end] = len(self.names) - 1
+        self.owner[where.space][where.units] = len(self.names) - 1
         return len(self.names) - 1
 
     def _present(self, value: str, when: str) -> Iterator[str]:
@@ -114,12 +124,12 @@ class _Replay:
 
     def _whole(self, value: str, number: int, where: _Range, when: str) -> Iterator[str]:
         """Whether all bytes hold the number of `value`."""
-        found = self.owner[where.space][where.begin : where.end]
+        found = self.owner[where.space][where.units]
         wrong = np.flatnonzero(found != number)
         if wrong.size:
             other = int(found[wrong[0]])
             holder = "nothing" if other == _NOTHING else self.names[other]
-            byte = where.begin + int(wrong[0])
+            byte = where.begin + _ALIGNMENT * int(wrong[0])
             yield f"{self.graph.name}: {value} is not whole {when}: byte {byte} of {where.space} holds {holder}"
 
     def _undeclared(self, node: Node) -> Iterator[str]:
@@ -145,7 +155,7 @@ class _Replay:
         if where.space != _WRITABLE:
             yield f"{self.graph.name}: {node.name} writes {value} to {where.space}, which is read-only"
         declared = [self._at(node.inputs[i]) for o, i in node.op.overwrites if o == index and i < len(node.inputs)]
-        owners = self.resident[where.space][where.begin : where.end]
+        owners = self.resident[where.space][where.units]
         # Nearly always one owner: asking for that first is much cheaper than sorting, once for each piece of a weight.
         one = owners[:1] if (owners == owners[:1]).all() else np.unique(owners)
         for number in one.tolist():

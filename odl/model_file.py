@@ -10,6 +10,7 @@ other files `external-data-outside`, `-missing`, `-short`, `-malformed`; `functi
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from math import prod
@@ -27,7 +28,9 @@ from odl.graph import fresh
 OLDEST_OPSET = 13
 NEWEST_OPSET = 26
 ONNX_DOMAINS = ("", "ai.onnx")
-_MOST_NODES = 100_000
+_MOST_NODES = 20_000  # beyond, planning takes minutes; no device has room for so many
+_MOST_READERS = 4_000  # of one value, or operands of one node: all live at once
+_MOST_BYTES = 1 << 30  # of a file, of all data in other files, of inlined functions: protobuf writes no 2^31
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -41,9 +44,10 @@ def read_model(path: Path) -> onnx.ModelProto:
             "opset", str(path), f"opset {versions[0] if versions else 'missing'}, not {OLDEST_OPSET} .. {NEWEST_OPSET}",
             "convert it with onnx.version_converter",
         )  # fmt: skip
+    left = _MOST_BYTES
     for tensor in _tensors(proto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _bring_inside(tensor, path)
+            left -= _bring_inside(tensor, path, left)
     return proto
 
 
@@ -55,6 +59,7 @@ def flatten(proto: onnx.ModelProto) -> onnx.ModelProto:
     """
     flat = onnx.ModelProto()
     flat.CopyFrom(proto)
+    _check_size(flat.graph)
     if flat.functions:
         _check_functions(flat)
         try:
@@ -62,6 +67,7 @@ def flatten(proto: onnx.ModelProto) -> onnx.ModelProto:
         except (onnx.checker.ValidationError, RuntimeError) as error:
             raise ModelError("onnx-checker", "local functions", first_line(error)) from error
     graph = flat.graph
+    _check_size(graph)
     _check_names(graph)
     nodes = _named(graph.node)
     kept = _needed(nodes, _sorted(nodes, _given(graph)), {output.name for output in graph.output})
@@ -167,30 +173,42 @@ def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield from attribute.tensors
 
 
-def _bring_inside(tensor: onnx.TensorProto, model: Path) -> None:
-    """Read a tensor's bytes from the file that it names, which must lie in the model's folder."""
+def _bring_inside(tensor: onnx.TensorProto, model: Path, most: int) -> int:
+    """Read a tensor's bytes, up to `most`, from the file that it names, which must lie in the model's folder; returns
+    how many they are."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location, where = entries.get("location", ""), f"tensor '{tensor.name}'"
     folder = model.parent.resolve()
     try:
         file = (folder / location).resolve()
         offset, n_bytes = int(entries.get("offset", "0")), _n_bytes(tensor)
-        stated = int(entries.get("length", n_bytes))
+        stated, is_file = int(entries.get("length", n_bytes)), file.is_file()
     except (ValueError, KeyError, OSError) as error:
-        raise ModelError("external-data-malformed", where, f"{entries}: {first_line(error)}") from error
+        raise ModelError("external-data-malformed", where, f"{_cut(entries)}: {_cut(first_line(error))}") from error
     if Path(location).is_absolute() or not file.is_relative_to(folder):
         raise ModelError("external-data-outside", where, f"'{location}' is not in the folder of the model")
-    if not file.is_file():
+    if not is_file:
         raise ModelError("external-data-missing", where, f"there is no file '{location}'", "keep both files together")
     if stated != n_bytes or offset < 0:
         raise ModelError("external-data-malformed", where, f"{stated} bytes at {offset} cannot hold its {n_bytes}")
     if file.stat().st_size < offset + n_bytes:
         raise ModelError("external-data-short", where, f"'{location}' ends before {n_bytes} bytes at {offset}")
-    with file.open("rb") as stream:
-        stream.seek(offset)
-        tensor.raw_data = stream.read(n_bytes)
+    if n_bytes > most:
+        raise ModelError("external-data-too-large", where, f"with it, the model's data is beyond {_MOST_BYTES:,} bytes")
+    try:
+        with file.open("rb") as stream:
+            stream.seek(offset)
+            tensor.raw_data = stream.read(n_bytes)
+    except OSError as error:
+        raise ModelError("external-data-missing", where, f"'{location}' cannot be read: {error.strerror}") from error
     del tensor.external_data[:]
     tensor.ClearField("data_location")
+    return n_bytes
+
+
+def _cut(what: object) -> str:
+    text = str(what)
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _n_bytes(tensor: onnx.TensorProto) -> int:
@@ -198,6 +216,25 @@ def _n_bytes(tensor: onnx.TensorProto) -> int:
         raise ValueError(f"dimensions {list(tensor.dims)}")
     n_bytes: int = prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     return n_bytes
+
+
+# --- size -------------------------------------------------------------------------------------------------------------
+
+
+def _check_size(graph: onnx.GraphProto) -> None:
+    """Refuse what would take minutes to plan."""
+    if len(graph.node) > _MOST_NODES:
+        raise ModelError("too-many-nodes", "graph", f"it has {len(graph.node):,} nodes, not up to {_MOST_NODES:,}")
+    readers = Counter(name for node in graph.node for name in node.input if name)
+    name, count = max(readers.items(), key=lambda item: item[1], default=("", 0))
+    if count > _MOST_READERS:
+        raise ModelError(
+            "too-many-nodes", f"value '{name}'", f"it is read {count:,} times, not up to {_MOST_READERS:,}"
+        )
+    widest = max(graph.node, key=lambda node: len(node.input), default=onnx.NodeProto())
+    if len(widest.input) > _MOST_READERS:
+        why = f"it reads {len(widest.input):,} values, not up to {_MOST_READERS:,}"
+        raise ModelError("too-many-nodes", f"{widest.op_type} '{widest.name}'", why)
 
 
 # --- functions --------------------------------------------------------------------------------------------------------
@@ -208,22 +245,57 @@ def _check_functions(proto: onnx.ModelProto) -> None:
 
     A function's size is the number of its nodes with those of the functions that it calls.
     """
-    functions = {(function.domain, function.name): function for function in proto.functions}
+    functions = {(_domain(each), each.name, each.overload): each for each in proto.functions}
+    if len(functions) < len(proto.functions):
+        names = _cut(", ".join(f"{domain}.{name}" for domain, name, _ in functions))
+        raise ModelError("duplicate-name", names, "of these local functions some are defined more than once")
     calls = {
-        key: [(node.domain, node.op_type) for node in function.node if (node.domain, node.op_type) in functions]
+        key: [callee for callee in map(_callee, _every(function.node)) if callee in functions]
         for key, function in functions.items()
     }
     keys = list(functions)
     order = _topological([calls[key] for key in keys], keys)
     if len(order) < len(functions):
-        names = ", ".join(f"{domain}.{name}" for domain, name in functions)
-        raise ModelError("function-recursion", names, "some of these functions call themselves or each other")
-    sizes: dict[tuple[str, str], int] = {}
+        stuck = _cut(", ".join(f"{domain}.{name}" for domain, name, _ in functions))
+        raise ModelError("function-recursion", stuck, "some of these functions call themselves or each other")
+    sizes: dict[_Key, _Size] = {}
     for key in (keys[at] for at in order):
-        sizes[key] = len(functions[key].node) + sum(sizes[callee] for callee in calls[key])
-    total = sum(sizes.get((node.domain, node.op_type), 1) for node in proto.graph.node)
-    if total > _MOST_NODES:
-        raise ModelError("too-many-nodes", "local functions", f"inlined, they are {total:,} nodes, not {_MOST_NODES:,}")
+        own = sum(1 for _ in _every(functions[key].node)), functions[key].ByteSize()
+        sizes[key] = _sum([own, *(sizes[callee] for callee in calls[key])])
+    nodes, n_bytes = _sum([sizes.get(_callee(node), (1, 0)) for node in _every(proto.graph.node)])
+    if nodes > _MOST_NODES or n_bytes > _MOST_BYTES:
+        why = f"inlined, they are {nodes:,} nodes or more in {n_bytes:,} bytes, not {_MOST_NODES:,} in {_MOST_BYTES:,}"
+        raise ModelError("too-many-nodes", "local functions", why)
+
+
+_Size = tuple[int, int]  # nodes, bytes
+
+
+def _sum(sizes: Sequence[_Size]) -> _Size:
+    """The sizes together, as far as anyone would count."""
+    return min(sum(nodes for nodes, _ in sizes), 1 << 40), min(sum(n_bytes for _, n_bytes in sizes), 1 << 40)
+
+
+_Key = tuple[str, str, str]  # domain, name, overload
+
+
+def _domain(holder: onnx.NodeProto | onnx.FunctionProto) -> str:
+    return "" if holder.domain in ONNX_DOMAINS else holder.domain
+
+
+def _callee(node: onnx.NodeProto) -> _Key:
+    return _domain(node), node.op_type, node.overload
+
+
+def _every(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes, and those of the graphs in their attributes, at any depth."""
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                waiting.extend(graph.node)
 
 
 # --- names and order --------------------------------------------------------------------------------------------------

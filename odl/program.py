@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from odl.errors import TargetError
 from odl.graph import Kernel, Operator, Persistent, Phase, Role, Slice
 from odl.memory import ARENA, FLASH
 from odl.tiling import Region
@@ -152,8 +153,12 @@ class Program:
         return tuple(resident for resident in self.residents if resident.buffer.space == ARENA)
 
     def held_arrays(self, contents: Sequence[bytes]) -> dict[str, Array]:
-        """The tensors of `held` by name, of what a device says they are."""
+        """The tensors of `held` by name, of what a device says they are. Raises TargetError `log-incomplete` where it
+        tells of others."""
         types = {resident.tensor.name: resident.buffer.type for resident in self.held}
+        if [len(content) for content in contents] != [type_.n_bytes for type_ in types.values()]:
+            why = f"it tells of {len(contents)} tensors and this program keeps {len(types)}, or of other sizes"
+            raise TargetError("log-incomplete", "weights", why)
         return {
             name: np.frombuffer(content, type_.dtype.numpy).reshape(type_.shape)
             for (name, type_), content in zip(types.items(), contents, strict=True)

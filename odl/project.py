@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ MARKER = "odl.json"
 MODEL = "model.onnx"
 WEIGHTS = "weights.npz"  # of a run
 SCHEMA = 1
+_MOST_RAM, _MOST_WALKED = 1 << 40, 1 << 28  # a walk is drawn again from its start, to go on behind it
 _OURS = "give a folder that odl run -o or odl build -o wrote"
 
 
@@ -77,12 +78,24 @@ def read_origins(folder: Path) -> tuple[Origins, dict[str, Any]]:
     try:
         if not (folder / MARKER).is_file():
             raise UsageError("not-a-project", str(folder), _not_ours(folder), _OURS)
-        note = json.loads((folder / MARKER).read_text())
+        note = json_text.loads((folder / MARKER).read_text())
         recipe = recipe_of(note["recipe"], folder / MARKER)
         tuning = tuning_from_json(note.get("tuning", {}), {})
-        return Origins(recipe, note["target"], folder / MODEL, tuning, int(note.get("ram_bytes", 0))), note
+        if not isinstance(note["target"], str):
+            raise ValueError("target is no text")
+        ram_bytes = _whole(note, "ram_bytes", _MOST_RAM)
+        _whole(note, "walked", _MOST_WALKED)
+        return Origins(recipe, note["target"], folder / MODEL, tuning, ram_bytes), note
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError("not-a-project", str(folder), f"its {MARKER} cannot be used", _OURS) from error
+
+
+def _whole(note: Mapping[str, Any], word: str, most: int) -> int:
+    """A number that a note has, 0 where it has none. Raises ValueError for what is none, or out of range."""
+    number = note.get(word, 0)
+    if not isinstance(number, int) or not 0 <= number <= most:
+        raise ValueError(f"{word} is not within 0 and {most}")
+    return number
 
 
 def _not_ours(folder: Path) -> str:
@@ -100,7 +113,7 @@ def walked(folder: Path, data: Path) -> int:
     """How many samples of a walk through `data` the run in `folder` has behind it; 0 where it learned from others."""
     note = read_origins(folder)[1]
     same = data.is_file() and note.get("data_sha256") == sha256(data)
-    return int(note.get("walked", 0)) if same else 0
+    return _whole(note, "walked", _MOST_WALKED) if same else 0
 
 
 def sha256(path: Path) -> str:

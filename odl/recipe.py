@@ -10,13 +10,14 @@ from difflib import get_close_matches
 from fractions import Fraction
 from math import frexp, inf
 from pathlib import Path
+from reprlib import Repr
 from typing import Any
 
 from odl.errors import Problem, UsageError
 from odl.fp16 import Accumulate
 from odl.masters import Master
 
-_CHANNELS = re.compile(r"(.+)=(?:([0-9]+):([0-9]+)|([0-9]*\.[0-9]+))")
+_CHANNELS = re.compile(r"(.+)=(?:([0-9]{1,10}):([0-9]{1,10})|([0-9]{0,10}\.[0-9]{1,40}))")
 _LARGEST = 3.4028234663852886e38  # of binary32
 _COUNTS = 2**31 - 1
 _SEEDS = 2**32 - 1  # salts take 32 bits of a seed: those of a larger one would be another's again
@@ -50,8 +51,8 @@ RANGES: Mapping[str, tuple[float, float, bool]] = {
     "lr_gamma": (0, 1, False),
     "lr_least": (0, _LARGEST, True),
     "batch": (1, 65536, True),
-    "last": (0, inf, True),
-    "lora_rank": (0, inf, True),
+    "last": (0, _COUNTS, True),
+    "lora_rank": (0, _COUNTS, True),
     "replay_slots": (0, _COUNTS, True),
     "replay_ratio": (1, 1024, True),
     "loss_scale": (2.0**-40, 2.0**16, True),
@@ -166,7 +167,9 @@ class Recipe:
             given = getattr(self, f.name)
             value = _typed(given, type(f.default))
             if value is None:
-                problems.append(Problem("recipe-type", f.name, f"must be {_KINDS[type(f.default)]}, not {given!r}"))
+                problems.append(
+                    Problem("recipe-type", f.name, f"must be {_KINDS[type(f.default)]}, not {_shown(given)}")
+                )
             else:
                 object.__setattr__(self, f.name, value)
                 problems += [Problem("recipe-value", f.name, why) for why in _faults(f.name, value)]
@@ -230,8 +233,12 @@ def read_recipe(path: Path) -> Recipe:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError("recipe-unreadable", str(path), error.strerror or str(error)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError("recipe-syntax", str(path), str(error)) from error
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # also of a number beyond what Python reads, or of brackets in brackets
+        why = "it nests too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UsageError("recipe-syntax", str(path), why) from error
     return recipe_of(table, path)
 
 
@@ -259,6 +266,22 @@ def _number(value: float) -> str:
     return _WRITTEN.get(value, f"{value:g}")
 
 
+def _shown(value: object) -> str:
+    """A value as a message has it: not longer than one can read, and a number of any size."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a number of {value.bit_length():,} bits"
+    try:
+        return _REPR.repr(value)
+    except ValueError:  # of a list that holds such a number
+        return "this"
+
+
+_REPR = Repr()
+_REPR.maxstring = _REPR.maxother = 200
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 10
+_REPR.maxlong = 100
+
+
 def _is_table(value: object) -> bool:
     """Also a list of tables, which is what TOML's double brackets make."""
     return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value))
@@ -279,23 +302,26 @@ def _typed(value: object, kind: type) -> object | None:
     if kind is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return inf if value > 0 else -inf
     return value if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) else None
 
 
 def _faults(name: str, value: Any) -> Iterator[str]:
     """What is wrong with the value of a key, whatever the others say."""
     if name in CHOICES and value not in CHOICES[name]:
-        yield f"must be one of {', '.join(CHOICES[name])}, not {value!r}"
+        yield f"must be one of {', '.join(CHOICES[name])}, not {_shown(value)}"
     if name in RANGES and not _in_range(name, value):
-        yield f"must be {range_text(name)}, not {value!r}"
+        yield f"must be {range_text(name)}, not {_shown(value)}"
     if name == "trainable" and not value:
         yield "must hold at least one pattern"
     if name == "channels":
         for word in value:
             if channel_run(word) is None:
                 yield (
-                    f"{word!r} is neither PATTERN=FIRST:LAST with FIRST < LAST "
+                    f"{_shown(word)} is neither PATTERN=FIRST:LAST with FIRST < LAST "
                     "nor PATTERN=SHARE with 0.0 < SHARE <= 1.0"
                 )
 

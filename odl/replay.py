@@ -6,7 +6,7 @@ between, old latents that `recall` draws from the memory are trained on too, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from odl.errors import UsageError
 from odl.graph import Builder, Graph, Persistent, Role, fresh
 from odl.masters import salt
-from odl.ops.replay import N_COUNTS, Keep, Recall, Remember
+from odl.ops.replay import FILLED, N_COUNTS, Keep, Recall, Remember
 from odl.recipe import Recipe
 from odl.types import Array, DType, TensorType
 
@@ -32,6 +32,16 @@ class Replay:
     count: str
     memory: str
     labels: str
+
+
+def damage(replay: Replay, held: Mapping[str, Array], n_classes: int) -> str:
+    """What of a memory, among the tensors `held` by name, no training can have left; nothing where it is sound."""
+    labels, n_filled = held[replay.labels], int(held[replay.count][FILLED])
+    if not 0 <= n_filled <= len(labels):
+        return f"{n_filled} of {len(labels)} slots of the replay memory are said to be in use"
+    if ((labels[:n_filled] < 0) | (labels[:n_filled] >= n_classes)).any():
+        return "the replay memory holds a label that is no class"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ import numpy as np
 from odl.api import Compiled, Run, note
 from odl.checkpoint import newest, read_image
 from odl.codegen import model_id
-from odl.errors import UsageError
+from odl.errors import ModelError, UsageError
+from odl.npz import read_npz
 from odl.project import MARKER, WEIGHTS
 from odl.staging import staged
-from odl.types import Array
+from odl.types import Array, Shape
 
 
 def require_writable(folder: str | Path) -> None:
@@ -42,19 +42,23 @@ def save_run(run: Run, folder: str | Path, **more: object) -> None:
 
 def load_weights(folder: str | Path, compiled: Compiled) -> dict[str, Array]:
     """The trained weights of a run folder, by name. Raises UsageError `not-a-run`."""
-    path, found = Path(folder) / WEIGHTS, {}
+    path, held = Path(folder) / WEIGHTS, compiled.program.held
+    types = {f"w{i}": each.buffer.type for i, each in enumerate(held)}
     hint = "give a folder that odl run -o wrote"
+
+    def look(name: str, shape: Shape, dtype: np.dtype[Any]) -> None:
+        if (shape, dtype) != (types[name].shape, types[name].dtype.numpy):
+            raise ValueError(f"{name} is not {types[name]}")
+
+    if not path.is_file():
+        raise UsageError("not-a-run", str(folder), f"holds no {WEIGHTS}", hint)
     try:
-        if not path.is_file():
-            raise UsageError("not-a-run", str(folder), f"holds no {WEIGHTS}", hint)
-        with np.load(path) as archive:
-            for i, held in enumerate(compiled.program.held):
-                name, type_ = held.tensor.name, held.buffer.type
-                found[name] = archive[f"w{i}"]
-                if (found[name].shape, found[name].dtype) != (type_.shape, type_.dtype.numpy):
-                    raise ValueError(f"'{name}' is not {type_}")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays, _ = read_npz(path, types, look)
+        found = {each.tensor.name: arrays[name] for each, name in zip(held, types, strict=True)}
+    except Exception as error:  # a broken file can raise nearly anything in zipfile, zlib and NumPy
         raise UsageError("not-a-run", str(path), "does not hold the weights of this model", hint) from error
+    if why := compiled.training.damage(found):
+        raise UsageError("not-a-run", str(path), why, hint)
     return found
 
 
@@ -66,4 +70,8 @@ def load_checkpoint(image: str | Path, compiled: Compiled) -> dict[str, Array]:
     sizes = [held.buffer.type.n_bytes for held in compiled.program.held]
     slot = newest(read_image(Path(image)), model_id(compiled.program), sum(sizes), str(image))
     ends = np.cumsum(sizes).tolist()
-    return compiled.program.held_arrays([slot.payload[end - size : end] for size, end in zip(sizes, ends, strict=True)])
+    parts = [slot.payload[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    found = compiled.program.held_arrays(parts)
+    if why := compiled.training.damage(found):
+        raise ModelError("checkpoint-damaged", str(image), why, "remove it to begin anew")
+    return found

@@ -17,9 +17,9 @@ from odl.ops.mean_squared_error import MeanSquaredError, MeanSquaredErrorGradien
 from odl.ops.softmax import Softmax
 from odl.passes.adapters import Adapter, add_adapters
 from odl.recipe import Recipe
-from odl.replay import ENCODE, RECALL, REMEMBER, Memory, Replay, split
+from odl.replay import ENCODE, RECALL, REMEMBER, Memory, Replay, damage, split
 from odl.trainable import cut_gradients, select
-from odl.types import DType, TensorType
+from odl.types import Array, DType, TensorType
 from odl.updates import Control, Updater, hold_loss_scale, hold_zeros
 
 STEP, APPLY, INFER = "train_step", "apply_batch", "infer"
@@ -69,6 +69,13 @@ class Training:
     def macs(self) -> int:
         """The products of one sample's training: an end of a batch has none."""
         return round(sum(n * self.graphs[name].macs() for name, n in self.often.items()))
+
+    def damage(self, held: Mapping[str, Array]) -> str:
+        """What of the tensors that outlive a step, by name, no training can have left; nothing where all are sound."""
+        if not self.replay:
+            return ""
+        inference = self.graphs[INFER]
+        return damage(self.replay, held, inference.types[inference.outputs[0]].shape[-1])
 
     def trained_elements(self, name: str) -> int:
         """How many elements of a tensor an update may change."""

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from odl import json_text
 from odl.errors import UsageError
 from odl.graph import Node
 from odl.passes.for_cluster import DIRECT, REARRANGED
@@ -111,7 +112,7 @@ def read_tuning(path: Path) -> Tuning:
     """A file that `odl tune` wrote. Raises UsageError `bad-tuning`."""
     try:
         kinds = {"schema_version": int, "for": dict, "tuning": dict, "measured": dict}
-        note = _fields(json.loads(path.read_text()), "it", kinds, ("schema_version", "for", "tuning"))
+        note = _fields(json_text.loads(path.read_text()), "it", kinds, ("schema_version", "for", "tuning"))
         if note["schema_version"] != SCHEMA:
             raise ValueError(f"its schema_version is {note['schema_version']}, not {SCHEMA}")
         return tuning_from_json(note["tuning"], _fields(note["for"], "for", dict.fromkeys(note["for"], str)))

@@ -371,6 +371,10 @@ def _decode_boot(_step: int, failed_check: int, payload: bytes) -> Boot:
     arena_bytes, n_traced, n_calls, n_counters, n_weights, output_bytes = numbers
     if version != VERSION:
         raise _garbled(0, f"the log has format {version} and this reader knows {VERSION}")
+    if max(4 * n_traced, 4 * n_calls * n_counters) >= 2**32:
+        raise _garbled(0, f"{n_traced} tensors, or {n_calls} calls and {n_counters} counters, fit no record")
+    if output_bytes % 2:
+        raise _garbled(0, f"{output_bytes} bytes of output are no binary16 numbers")
     return Boot(model_id, arena_bytes, n_traced, n_calls, n_counters, n_weights, output_bytes, failed_check)
 
 

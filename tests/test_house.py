@@ -15,7 +15,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Imports go to the same floor or down. A new module gets a line here.
 FLOORS = (
     ("errors", "fp16", "masters", "types", "share", "version", "json_text", "subprocesses", "elf", "cnames", "staging",
-     "objects"),
+     "objects", "npz"),
     ("graph",),
     ("ops",),
     ("model_file", "folding", "frontend", "export", "interpreter"),

@@ -41,7 +41,7 @@ from odl.trainable import select
      "channels: cannot be given where lora_rank is not 0: adapters have no channels"),
     ({"channels": ("fc",)},
      "channels: 'fc' is neither PATTERN=FIRST:LAST with FIRST < LAST nor PATTERN=SHARE with 0.0 < SHARE <= 1.0"),
-    ({"last": -1}, "last: must be at least 0, not -1"),
+    ({"last": -1}, "last: must be at least 0 and at most 2^31 - 1, not -1"),
     ({"momentum": 1.5}, "momentum: must be at least 0 and below 1, not 1.5"),
     ({"lr": 1e39}, "lr: must be above 0 and at most 3.4e38, not 1e+39"),
     ({"scale_backoff": 1.0}, "scale_backoff: must be at least 2^-16 and at most 0.5, not 1.0"),

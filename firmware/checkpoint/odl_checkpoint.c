@@ -39,7 +39,8 @@ static bool has_room(const struct odl_flash_geometry *flash, uint32_t n_bytes)
     if (unit < 4u || unit > ODL_FLASH_MOST_PROGRAM_BYTES || (unit & (unit - 1u)) != 0u) {
         return false;
     }
-    if (flash->erase_bytes < unit || flash->erase_bytes % unit != 0u || flash->n_bytes % (2u * flash->erase_bytes) != 0u) {
+    if (flash->erase_bytes < unit || flash->erase_bytes % unit != 0u || flash->n_bytes % 2u != 0u ||
+        flash->n_bytes / 2u % flash->erase_bytes != 0u) {
         return false;
     }
     const uint32_t slot_bytes = flash->n_bytes / 2u;

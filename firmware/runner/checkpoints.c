@@ -24,7 +24,7 @@ uint32_t odl_checkpoints_open(const struct odl_job *job, void *arena)
 
 void odl_checkpoints_after(const struct odl_job *job, void *arena, uint32_t n_done)
 {
-    if (job->flash.n_bytes == 0u || (n_done % job->flash.every != 0u && n_done != job->n_samples)) {
+    if (job->flash.n_bytes == 0u || (n_done != job->n_samples && (job->flash.every == 0u || n_done % job->flash.every != 0u))) {
         return;
     }
     const struct odl_cursor cursor = {n_done, job->flash.source};

@@ -46,10 +46,19 @@ def unpack(q: Array, scale: Array) -> Array:
 
 
 def draw(count: Array, below: int, salt: int) -> int:
-    """The next number of 0 .. below - 1: 32 random bits modulo `below`; counts the draw."""
-    drawn = int(random_bits(count[DRAWN], salt)) % below
-    count[DRAWN] += np.int32(1)
+    """The next number of 0 .. below - 1: 32 random bits modulo `below`, of which 0 stands for 2^32; counts the draw."""
+    drawn = int(random_bits(count[DRAWN], salt)) % (below or 1 << 32)
+    _increment(count, DRAWN)
     return drawn
+
+
+def _increment(counts: Array, at: int) -> None:
+    """Counters have 32 bits, and begin again."""
+    counts.view(np.uint32)[at : at + 1] += np.uint32(1)
+
+
+def _unsigned(number: np.int32) -> int:
+    return int(number) & 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ class Recall(Operator):
     """latent, label, count, memory, labels [, scales] -> latent', label', count': a slot in use, drawn at random.
 
     memory (slots, n) binary16, or bytes with scales (slots, 2) binary32; labels (slots) and label (1) int32; latent of
-    n elements, binary16; count (3) int32. At least one slot must be in use.
+    n elements, binary16; count (3) int32. At least one slot must be in use; where count says more than there are, all.
     """
 
     name: ClassVar[str] = "recall"
@@ -95,12 +104,13 @@ class Recall(Operator):
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         latent, _, count, memory, labels, *scales = inputs
         count = count.copy()
-        slot = draw(count, int(count[FILLED]), self.salt)
+        slot = draw(count, min(_unsigned(count[FILLED]), len(labels)), self.salt)
         kept = unpack(memory[slot], scales[0][slot]) if scales else memory[slot].copy()
         return kept.reshape(latent.shape), labels[slot : slot + 1].copy(), count
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
-        return Kernel(f"recall_{inputs[3].dtype.value}", {"n_elems": inputs[0].n_elems, "salt": self.salt})
+        sizes: dict[str, int | float] = {"n_slots": inputs[4].n_elems, "n_elems": inputs[0].n_elems, "salt": self.salt}
+        return Kernel(f"recall_{inputs[3].dtype.value}", sizes)
 
 
 @dataclass(frozen=True)
@@ -143,20 +153,20 @@ class Remember(Operator):
 
     def _slot(self, labels: Array, count: Array, seen: Array | None, label: int) -> int:
         """Where the sample goes, -1 for nowhere; counts it."""
-        count[SEEN] += np.int32(1)
+        _increment(count, SEEN)
         if seen is not None:
-            seen[label] += np.int32(1)
-        if count[FILLED] < len(labels):
-            count[FILLED] += np.int32(1)
+            _increment(seen, label)
+        if _unsigned(count[FILLED]) < len(labels):
+            _increment(count, FILLED)
             return int(count[FILLED]) - 1
         if seen is None:
-            slot = draw(count, int(count[SEEN]), self.salt)
+            slot = draw(count, _unsigned(count[SEEN]), self.salt)
             return slot if slot < len(labels) else -1
         sizes = [int(np.count_nonzero(labels == each)) for each in range(len(seen))]
         largest = sizes.index(sorted(sizes)[-1])
         if sizes[label] < sizes[largest]:
             return self._nth(labels, largest, draw(count, sizes[largest], self.salt))
-        at = draw(count, int(seen[label]), self.salt)
+        at = draw(count, _unsigned(seen[label]), self.salt)
         return self._nth(labels, label, at) if at < sizes[label] else -1
 
     def _nth(self, labels: Array, label: int, n: int) -> int:

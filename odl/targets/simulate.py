@@ -26,7 +26,7 @@ _POLL_S = 0.02
 _LOCK_S = 2.0  # what another thread of ours starts holds our lock until it has become another program
 _CONSOLE_TAIL = 12
 
-_FAULTS = {
+FAULTS = {
     wire.END_BAD_JOB: ("target-bad-job", "the device cannot read the job file"),
     wire.END_OTHER_MODEL: ("target-other-model", "the job was written for another program than the one that runs"),
     wire.END_NO_TRACE: ("target-no-trace", "the job wants tracing and the program was built without it"),
@@ -129,9 +129,9 @@ class _Run:
         verdict = self._status_of_program(status) or (end.status if end else wire.END_OK)
         if verdict == wire.END_OK:
             return
-        if verdict not in _FAULTS:
+        if verdict not in FAULTS:
             raise self.fault("target-crashed", f"the program ended with {_status_text(verdict)}")
-        code, why = _FAULTS[verdict]
+        code, why = FAULTS[verdict]
         trap = _TRAP.search(self.console())
         if trap:
             why = f"{why}: {self._explain(trap)}"
