@@ -99,8 +99,9 @@ def test_help_names_every_verb_exit_code_and_the_completion() -> None:
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
 def test_every_verb_takes_the_common_options(verb: str) -> None:
-    flags = {flag for parameter in cli.commands[verb].params for flag in parameter.opts}
-    assert {"--json", "-v", "-q"} <= flags
+    command = cli.commands[verb]
+    for each in command.commands.values() if isinstance(command, click.Group) else [command]:
+        assert {"--json", "-v", "-q"} <= {flag for parameter in each.params for flag in parameter.opts}
 
 
 @pytest.mark.parametrize("field", fields(Recipe), ids=lambda field: field.name)
