@@ -8,6 +8,7 @@ import onnx
 from hypothesis import strategies as st
 
 from campaigns.agreement import Case
+from campaigns.random_clusters import cases as clusters
 from campaigns.random_models import networks
 from odl.recipe import Recipe
 
@@ -63,5 +64,5 @@ def _replayed(draw: st.DrawFn, model: onnx.ModelProto) -> dict[str, Any]:
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    model, _ = draw(networks())
+    model = draw(clusters()).model if draw(st.integers(0, 2)) == 2 else draw(networks())[0]
     return Case(model, draw(recipes(model)), draw(st.integers(1, 8)))

@@ -72,7 +72,7 @@ def test_a_run_in_parts_is_the_run(target: str, on: str, model: Path, data: Path
 def test_killed_and_started_again(model: Path, data: Path, tmp_path: Path) -> None:
     """SIGKILL to all of it, at any moment: what a power cut is to a program."""
     image, folder, uncut, killed = tmp_path / "flash.bin", tmp_path / "run", tmp_path / "uncut", 0
-    steps = command(model, data, steps=3000)
+    steps = command(model, data, steps=1500)
     assert odl(*steps, "-o", uncut).exit_code == 0
     words = [*steps, "--checkpoint", image, "--checkpoint-every", 1, "-o", folder]
     for n_lines in (40, 200, 300):
