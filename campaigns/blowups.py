@@ -157,7 +157,7 @@ BLOWUPS = {
     "long-lives": Blowup("3,000 values that live to the end", lambda: long_lives(3_000)),
     "functions": Blowup("40 functions, each calling the one before twice", lambda: functions(40), quick=True),
     "functions-deep": Blowup("4,000 of them", lambda: functions(4_000), quick=True),
-    "functions-unfolded": Blowup("14 of them: 8,192 nodes", lambda: functions(14)),
+    "functions-unfolded": Blowup("13 of them: 4,096 nodes", lambda: functions(13)),
     "heavy-function": Blowup("a function of 4 MiB, called 1,000 times", lambda: heavy_function(1_000), quick=True),
     "long-names": Blowup("3,000 nodes with names of 1,000 characters", lambda: long_names(3_000, 1_000), quick=True),
     "longer-names": Blowup("100 nodes with names of 100,000 characters", lambda: long_names(100, 100_000), quick=True),
@@ -177,13 +177,14 @@ Result = dict[str, Any]
 
 
 def measured(name: str) -> Result:
-    """How a process of its own ends, within SECONDS and BYTES: `ended` is a code, "compiled", or what went wrong."""
+    """How a process of its own ends, within SECONDS of a processor and BYTES: `ended` is a code, "compiled", or what
+    went wrong."""
     here = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "campaigns.blowups", name]
     told = {"name": name, "what": BLOWUPS[name].what, "target": BLOWUPS[name].target}
     try:
         done = subprocess.run(
-            command, cwd=ROOT, env=here, capture_output=True, text=True, timeout=SECONDS + 30, check=False
+            command, cwd=ROOT, env=here, capture_output=True, text=True, timeout=8 * SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         return {**told, "ended": "out of time", "within": False}
@@ -203,12 +204,12 @@ def main() -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = BYTES + pages * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        started, ended = time.monotonic(), "compiled"
+        started, ended = time.process_time(), "compiled"
         try:
             compile_model(path, Recipe(), blowup.target)
         except OdlError as error:
             ended = error.code
-        seconds = round(time.monotonic() - started, 1)
+        seconds = round(time.process_time() - started, 1)
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         print(json.dumps({"ended": ended, "seconds": seconds, "mib": most, "file_bytes": path.stat().st_size}))
 

@@ -363,18 +363,18 @@ _ALL = (
     Kind("folder", "`odl.json` of folders", MARKER, files.note, feed_folder, cases=5_000),
     Kind(
         "weights", "weights of runs", WEIGHTS, lambda chance: files.weights(chance, held()), feed_weights, warm,
-        cases=4_000,
+        cases=2_000,
     ),
     Kind("log", "logs of devices", wire.LOG_FILE, lambda chance: devices.log(chance, said()), feed_log, warm),
     Kind(
-        "checkpoint", f"{_IMAGES}, on the host", "flash.img", draw_image, feed_image, warm, cases=4_000,
+        "checkpoint", f"{_IMAGES}, on the host", "flash.img", draw_image, feed_image, warm, cases=2_000,
         adopt=adopt_image,
     ),
-    Kind("job", f"jobs, {_ON_DEVICE}", wire.JOB_FILE, draw_job, feed_job, runner, True, adopt=adopt_job),
+    Kind("job", f"jobs, {_ON_DEVICE}", wire.JOB_FILE, draw_job, feed_job, runner, True, 3_000, adopt_job),
     Kind(
         "flash", f"{_IMAGES}, {_ON_DEVICE}", wire.FLASH_FILE,
         lambda chance: devices.image(chance, flash(), model_id(tiny().program), payload()), feed_flash, runner, True,
-        adopt=adopt_image,
+        3_000, adopt_image,
     ),
 )  # fmt: skip
 KINDS = {kind.name: kind for kind in _ALL}
