@@ -72,6 +72,9 @@ class Training:
 
     def damage(self, held: Mapping[str, Array]) -> str:
         """What of the tensors that outlive a step, by name, no training can have left; nothing where all are sound."""
+        seen = int(held[self.counter][0]) if self.counter else 0
+        if not 0 <= seen < self.recipe.batch:
+            return f"{seen} samples are said to be in an open batch of {self.recipe.batch}"
         if not self.replay:
             return ""
         inference = self.graphs[INFER]

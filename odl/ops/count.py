@@ -14,7 +14,7 @@ from odl.types import Array, TensorType
 
 @dataclass(frozen=True)
 class Count(Operator):
-    """n = n + 1, and 0 when that reaches `limit`. n (1,) int32, in place."""
+    """n = n + 1, and 0 when that reaches `limit` or, of damaged memory, is beyond it. n (1,) int32, in place."""
 
     name: ClassVar[str] = "count"
     phase: ClassVar[Phase] = Phase.UPDATE
@@ -25,8 +25,8 @@ class Count(Operator):
         return (inputs[0],)
 
     def evaluate(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        more = inputs[0] + np.int32(1)
-        return (np.where(more == self.limit, np.int32(0), more),)
+        more = inputs[0].view(np.uint32) + np.uint32(1)
+        return (np.where(more >= self.limit, np.uint32(0), more).view(np.int32),)
 
     def kernel(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Kernel:
         return Kernel("count", {"limit": self.limit})
