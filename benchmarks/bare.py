@@ -61,7 +61,7 @@ def build(
     for port in target.ports:
         shutil.copytree(share("firmware") / "port" / port, folder / "port", dirs_exist_ok=True)
     (folder / "runner").mkdir()
-    for name in ("port.h", "wire.h", "team.h", "team.c"):
+    for name in ("port.h", "progress.c", "progress.h", "team.c", "team.h", "wire.h"):
         shutil.copy(share("firmware") / "runner" / name, folder / "runner")
     (folder / "src").mkdir()
     for name, text in {**(sources or {}), "main.c": PRELUDE + main}.items():
