@@ -175,6 +175,8 @@ def main(write: Callable[[str, str, str], None] = fill) -> None:
         outcome = tried(name, wishes.seed, wishes.cases or KINDS[name].cases, wishes.keep)
         found.append(result(KINDS[name], outcome))
         print(f"{name}: {outcome.tried:,} tried, {len(outcome.failed)} failed", file=sys.stderr)
+        if not wishes.cases:
+            keep(found[-1:], [], wishes.seed, write)
     aimed = [measured(name) for name in BLOWUPS] if BOUNDS in wishes.kinds else []
     beyond = [each for each in aimed if not each["within"]]
     for each in beyond:
@@ -183,8 +185,8 @@ def main(write: Callable[[str, str, str], None] = fill) -> None:
         print(page(found))
     if aimed and not beyond:
         print(bounds_page(aimed))
-    if not wishes.cases and not beyond:
-        keep(found, aimed, wishes.seed, write)
+    if aimed and not wishes.cases and not beyond:
+        keep([], aimed, wishes.seed, write)
     sys.exit(bool(beyond) or any(each["failed"] for each in found))
 
 
