@@ -152,11 +152,15 @@ def page(found: Sequence[Result]) -> str:
     return markdown(header, [*rows, ["all", *sums, str(len(codes)), f"{longest:.1f}", f"{failed:,}"]])
 
 
-def bounds_page(measured: Sequence[Result]) -> str:
+def bounds_page(aimed: Sequence[Result]) -> str:
     """The table of models that aim at time or memory."""
     header = ["model", "for", "ended", "s", "MiB"]
-    return markdown(header, [[r["what"], r["target"], f"`{r['ended']}`" if "-" in r["ended"] else r["ended"],
-                              f"{r['seconds']:.1f}", f"{r['mib']:,}"] for r in measured])  # fmt: skip
+    rows = [
+        [r["what"], r["target"], "compiled" if r["ended"] == "compiled" else f"`{r['ended']}`", f"{r['seconds']:.1f}",
+         f"{r['mib']:,}"]
+        for r in aimed
+    ]  # fmt: skip
+    return markdown(header, rows)
 
 
 def main(write: Callable[[str, str, str], None] = fill) -> None:
@@ -171,6 +175,8 @@ def main(write: Callable[[str, str, str], None] = fill) -> None:
         outcome = tried(name, wishes.seed, wishes.cases or KINDS[name].cases, wishes.keep)
         found.append(result(KINDS[name], outcome))
         print(f"{name}: {outcome.tried:,} tried, {len(outcome.failed)} failed", file=sys.stderr)
+        if not wishes.cases:
+            keep(found[-1:], [], wishes.seed, write)
     aimed = [measured(name) for name in BLOWUPS] if BOUNDS in wishes.kinds else []
     beyond = [each for each in aimed if not each["within"]]
     for each in beyond:
@@ -179,8 +185,8 @@ def main(write: Callable[[str, str, str], None] = fill) -> None:
         print(page(found))
     if aimed and not beyond:
         print(bounds_page(aimed))
-    if not wishes.cases and not beyond:
-        keep(found, aimed, wishes.seed, write)
+    if aimed and not wishes.cases and not beyond:
+        keep([], aimed, wishes.seed, write)
     sys.exit(bool(beyond) or any(each["failed"] for each in found))
 
 

@@ -233,10 +233,7 @@ def read_recipe(path: Path) -> Recipe:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError("recipe-unreadable", str(path), error.strerror or str(error)) from error
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # also of a number beyond what Python reads, or of brackets in brackets
+    except (ValueError, RecursionError) as error:  # also for a number too long for Python, or brackets in brackets
         why = "it nests too deeply" if isinstance(error, RecursionError) else str(error)
         raise UsageError("recipe-syntax", str(path), why) from error
     return recipe_of(table, path)

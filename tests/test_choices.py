@@ -224,7 +224,7 @@ def test_words_of_another_type(recipe: dict[str, Any]) -> None:
     ({"channels": ("dw=0.5",)}, "no-channels", 2),
     ({"channels": ("b?=0.5",)}, "no-channels", 2),
     ({"channels": ("fc=0:6",)}, "channel-range", 2),
-    ({"channels": ("conv=99999999999999999999:999999999999999999999",)}, "channel-range", 2),
+    ({"channels": ("conv=9999999998:9999999999",)}, "channel-range", 2),
     ({"lora_rank": 6}, "rank-too-large", 2),
     ({"trainable": ("conv", "dw"), "lora_rank": 1}, "nothing-to-adapt", 3),
     ({"trainable": ("b3",), "lora_rank": 1}, "nothing-to-adapt", 3),
