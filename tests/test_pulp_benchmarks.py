@@ -159,9 +159,10 @@ def test_the_page_is_made_of_the_numbers() -> None:
 
 @checked_in
 def test_what_was_measured_is_what_was_wanted() -> None:
-    """Rates without bank conflicts and binary32 sums, and code within the cache."""
+    """Rates without bank conflicts and binary32 sums; code within the cache. ResNet8 had 6.54 before each update had a
+    guard and counted what it loses (docs/decisions/22)."""
     models = {model["model"]: model for model in json.loads(RESULTS.read_text())["models"]}
-    for name, wanted in (("resnet8_cifar10", 6.5), ("dscnn_kws", 5.0)):
+    for name, wanted in (("resnet8_cifar10", 6.3), ("dscnn_kws", 5.0)):
         first = models[name]["steps"][0]
         assert (first["accumulate"], first["bank_conflicts"]) == ("fp32", False)
         assert first["mac_per_cycle"] >= wanted
