@@ -20,7 +20,7 @@ from campaigns.hostile import bounds_page, page, replayed, tried
 from campaigns.hostile_kinds import KINDS
 from campaigns.hostile_sandbox import ACCEPTED, FAILED, documented, drawn
 
-N_CASES = int(os.environ.get("ODL_HOSTILE_CASES", "100"))
+N_CASES = int(os.environ.get("ODL_HOSTILE_CASES", "50"))
 SEED = 1  # another than the campaign's
 CAMPAIGN = ROOT / "campaigns/hostile.json"
 
