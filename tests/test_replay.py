@@ -317,10 +317,11 @@ def test_cycles_are_profiled_with_old_samples(
 
     def run(_compiled: object, _on: str, job: Any, *_: object) -> SimpleNamespace:
         jobs.append(job)
-        return SimpleNamespace(losses=[], profile=None, counters=(), counts=None, stack_bytes=0)
+        weights = [held.tensor.initial.tobytes() for held in network.program.held]
+        told = {"profile": None, "counters": (), "counts": None, "stack_bytes": 0, "first": 0, "saves": ()}
+        return SimpleNamespace(losses=[], weights=weights, **told)
 
     monkeypatch.setattr(api, "_run", run)
-    monkeypatch.setattr(api, "_weights", lambda *_: {})
     api.train(network, data, 6, "gvsoc")
     assert [(job.profile, len(job.samples), len(job.targets)) for job in jobs] == [
         (False, 6, 6), (True, n_profiled, n_profiled)
