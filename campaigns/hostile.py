@@ -36,14 +36,13 @@ BOUNDS = "blow-ups"
 @dataclass
 class Outcome:
     """What became of the inputs of a kind: how many were accepted, refused (with which codes) and failed (a sentence
-    each); the seconds that the slowest took, and all; the most memory that the process held."""
+    each); how long all took; the most memory that the process held."""
 
     tried: int = 0
     accepted: int = 0
     refused: int = 0
     codes: Counter[str] = field(default_factory=Counter)
     failed: dict[int, str] = field(default_factory=dict)
-    slowest: float = 0.0
     seconds: float = 0.0
     most_mib: int = 0
 
@@ -51,7 +50,6 @@ class Outcome:
         self.tried += 1
         self.accepted += told["outcome"] == ACCEPTED
         self.refused += told["outcome"] == REFUSED
-        self.slowest = max(self.slowest, told["seconds"])
         self.codes.update(told["codes"])
         if told["outcome"] == FAILED:
             self.failed[told["number"]] = told["why"]
@@ -140,16 +138,16 @@ def result(kind: Kind, outcome: Outcome) -> Result:
 
 def page(found: Sequence[Result]) -> str:
     """The table, in Markdown."""
-    header = ["what", "tried", "accepted", "refused", "codes met", "longest, s", "failed"]
+    header = ["what", "tried", "accepted", "refused", "codes met", "failed"]
     rows = [
         [r["what"], *(f"{r[key]:,}" for key in ("tried", "accepted", "refused")), str(len(r["codes"])),
-         f"{r['slowest']:.1f}", f"{len(r['failed']):,}"]
+         f"{len(r['failed']):,}"]
         for r in found
     ]  # fmt: skip
     sums = [f"{sum(r[key] for r in found):,}" for key in ("tried", "accepted", "refused")]
     codes = {code for r in found for code in r["codes"]}
-    longest, failed = max(r["slowest"] for r in found), sum(len(r["failed"]) for r in found)
-    return markdown(header, [*rows, ["all", *sums, str(len(codes)), f"{longest:.1f}", f"{failed:,}"]])
+    failed = sum(len(r["failed"]) for r in found)
+    return markdown(header, [*rows, ["all", *sums, str(len(codes)), f"{failed:,}"]])
 
 
 def bounds_page(aimed: Sequence[Result]) -> str:
