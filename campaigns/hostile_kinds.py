@@ -24,13 +24,12 @@ import numpy as np
 from campaigns import hostile_devices as devices
 from campaigns import hostile_files as files
 from campaigns import hostile_models as models
-from campaigns.powercut import sized
 from campaigns.subjects import RECIPE
 from campaigns.subjects import data as tiny_data
 from campaigns.subjects import network as tiny_network
 from odl import api, autotune, json_text, render, results, saved, wire
 from odl.api import Compiled, compile_model
-from odl.checkpoint import Checkpoints, prepare_image, read_image
+from odl.checkpoint import Checkpoints, prepare_image, read_image, sized
 from odl.codegen import model_id, traced_buffers
 from odl.console import printable
 from odl.data import load_data

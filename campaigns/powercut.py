@@ -24,7 +24,7 @@ from odl.compare import Device
 from odl.errors import TargetError
 from odl.log import Log
 from odl.targets.base import ignore
-from odl.wire import FLASH_FILE, Cut, Flash, Job, Record, Resume, Save, Worn
+from odl.wire import FLASH_FILE, Cut, Job, Record, Resume, Save, Worn
 
 STEPS = 20
 
@@ -44,13 +44,6 @@ class Outcome:
         self.resumed[resumed] += 1
         if problem:
             self.lost.append(problem)
-
-
-def sized(flash: Flash, payload_bytes: int) -> Flash:
-    """Two slots of whole sectors for a header and `payload_bytes`."""
-    header = -(-36 // flash.program_bytes) * flash.program_bytes
-    slot = -(-(header + payload_bytes) // flash.erase_bytes) * flash.erase_bytes
-    return replace(flash, n_bytes=2 * slot)
 
 
 @dataclass(frozen=True)

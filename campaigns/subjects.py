@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from campaigns.powercut import STEPS, Subject, sized
+from campaigns.powercut import STEPS, Subject
 from odl.api import Compiled, compile_model
+from odl.checkpoint import sized
 from odl.codegen import model_id
 from odl.compare import Device
 from odl.project import write_project
@@ -83,5 +84,5 @@ def tiny(target: str, on: str = "", change: Callable[[Path], None] = untouched) 
 
 def on_flash(subject: Subject, compiled: Compiled, flash: Flash) -> Subject:
     """The same with another flash, just as large as two checkpoints need."""
-    n_bytes = sum(held.buffer.type.n_bytes for held in compiled.program.held)
-    return replace(subject, job=replace(subject.job, flash=sized(flash, n_bytes)))
+    flash = sized(flash, sum(compiled.program.held_bytes.values()))
+    return replace(subject, job=replace(subject.job, flash=flash))

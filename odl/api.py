@@ -53,7 +53,7 @@ from odl.toolchain import BuildResult, compile_project, find_toolchain
 from odl.training import Training, build_training
 from odl.tuning import Tuning
 from odl.types import Array
-from odl.wire import FLASH_FILE, Job, Loss, Output, Record
+from odl.wire import FLASH_FILE, NO_FLASH, Job, Loss, Output, Record
 
 MOST_LOOKS = 1 << 38  # half a minute of them
 NUMPY = "numpy"  # on no target: the executor
@@ -341,14 +341,14 @@ def train(
     job = Job(model_id(compiled.program), samples.samples, samples.targets, weights=True, initial=initial)
     if checkpoints:
         source = loaded.source(compiled.recipe.seed, first, initial)
-        n_bytes = sum(held.buffer.type.n_bytes for held in compiled.program.held)
+        n_bytes = sum(compiled.program.held_bytes.values())
         job = replace(job, flash=prepare_image(checkpoints, source, job.model_id, n_bytes, steps))
     image = checkpoints.image if checkpoints else None
     if machine.counter == "cycles":
         log = _run(compiled, on, job, timeout_s, listen, image)
         n_profiled = min(steps, compiled.recipe.batch + (compiled.training.replay is not None))
-        samples = samples.first(n_profiled)
-        head = Job(job.model_id, samples.samples, samples.targets, weights=True, initial=initial, profile=True)
+        few = samples.first(n_profiled)
+        head = replace(job, samples=few.samples, targets=few.targets, profile=True, flash=NO_FLASH)
         profiled = _run(compiled, on, head, timeout_s)
     else:
         log = profiled = _run(compiled, on, replace(job, profile=bool(machine.counter)), timeout_s, listen, image)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
@@ -92,13 +92,22 @@ def _slot(content: bytes) -> Slot:
         return Slot("damaged")
     unit = LEAST_UNIT
     while unit <= MOST_UNIT:  # the header does not say where the next unit of programming begins, but the sum does
-        begin = -(-_HEADER.size // unit) * unit
+        begin = _up(_HEADER.size, unit)
         payload = content[begin : begin + n_bytes]
         if len(payload) == n_bytes and zlib.crc32(payload) == crc:
             state = "newer" if version > VERSION else "whole"
             return Slot(state, model_id, sequence, position, source, payload)
         unit *= 2
     return Slot("damaged")
+
+
+def _up(n_bytes: int, unit: int) -> int:
+    return -(-n_bytes // unit) * unit
+
+
+def sized(flash: Flash, payload_bytes: int) -> Flash:
+    """The same flash, just as large as two slots of whole sectors for a header and `payload_bytes` are."""
+    return replace(flash, n_bytes=2 * _up(_up(_HEADER.size, flash.program_bytes) + payload_bytes, flash.erase_bytes))
 
 
 def is_later(slot: Slot, other: Slot) -> bool:
@@ -134,14 +143,13 @@ def prepare_image(checkpoints: Checkpoints, source: int, model_id: int, payload_
     `checkpoint-ahead`; UsageError `file-unwritable`. A damaged image, as of a first save that was cut off, is one to
     begin anew on.
     """
-    path, flash = checkpoints.image, Flash(0)
-    sector = flash.erase_bytes
-    needed = 2 * -(-(flash.program_bytes + payload_bytes) // sector) * sector
+    path, least = checkpoints.image, sized(Flash(0), payload_bytes)
+    sector = least.erase_bytes
     if not path.exists():
-        write_whole(path, _ERASED * needed)
+        write_whole(path, _ERASED * least.n_bytes)
     slots = read_image(path)
     n_bytes = path.stat().st_size
-    if n_bytes < needed or n_bytes % (2 * sector):
+    if n_bytes < least.n_bytes or n_bytes % (2 * sector):
         why = f"{n_bytes:,} bytes are not two slots of whole sectors of {sector:,} for {payload_bytes:,} each"
         raise ModelError("checkpoint-size", str(path), why, "give a file that is not there yet")
     try:
@@ -149,7 +157,7 @@ def prepare_image(checkpoints: Checkpoints, source: int, model_id: int, payload_
     except ModelError as error:
         if error.code not in ("checkpoint-none", "checkpoint-damaged"):
             raise
-    return Flash(n_bytes, every=checkpoints.every, source=source)
+    return replace(least, n_bytes=n_bytes, every=checkpoints.every, source=source)
 
 
 def _require_same_data(slot: Slot, source: int, steps: int, where: str) -> None:

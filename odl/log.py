@@ -30,7 +30,7 @@ from odl.wire import (
     Stack,
     Tensor,
     Weight,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
