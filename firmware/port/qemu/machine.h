@@ -15,7 +15,29 @@
 #define STACK_PAINT 0x5ac35ac3
 #define STACK_GUARD_WORDS 16
 
-#ifndef __ASSEMBLER__
+#ifdef __ASSEMBLER__
+
+/* The registers that a trap handler in C may change, but for t0 and sp: `each_register sw` saves them below sp + 60, lw
+ * restores them. */
+        .macro  each_register what
+        \what   ra, 0(sp)
+        \what   t1, 4(sp)
+        \what   t2, 8(sp)
+        \what   t3, 12(sp)
+        \what   t4, 16(sp)
+        \what   t5, 20(sp)
+        \what   t6, 24(sp)
+        \what   a0, 28(sp)
+        \what   a1, 32(sp)
+        \what   a2, 36(sp)
+        \what   a3, 40(sp)
+        \what   a4, 44(sp)
+        \what   a5, 48(sp)
+        \what   a6, 52(sp)
+        \what   a7, 56(sp)
+        .endm
+
+#else
 
 #include <stdint.h>
 

@@ -52,24 +52,6 @@ _start:
 
         call    main                    /* ends the run itself */
 
-        .macro  each_register what
-        \what   ra, 0(sp)
-        \what   t1, 4(sp)
-        \what   t2, 8(sp)
-        \what   t3, 12(sp)
-        \what   t4, 16(sp)
-        \what   t5, 20(sp)
-        \what   t6, 24(sp)
-        \what   a0, 28(sp)
-        \what   a1, 32(sp)
-        \what   a2, 36(sp)
-        \what   a3, 40(sp)
-        \what   a4, 44(sp)
-        \what   a5, 48(sp)
-        \what   a6, 52(sp)
-        \what   a7, 56(sp)
-        .endm
-
 /* An interrupt is the timer's and returns; C saves the other registers, and uses none of floating point. From anything
  * else nothing returns. */
         .section .text.trap, "ax"
