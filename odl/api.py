@@ -283,6 +283,16 @@ def build(compiled: Compiled, folder: str | Path) -> BuildResult:
     return replace(result, elf=path / runner)
 
 
+def measure(compiled: Compiled) -> BuildResult:
+    """The sizes of the runner that `build` would leave, built and thrown away. Raises FitError and ToolError."""
+    require_fit(compiled)
+    with tempfile.TemporaryDirectory(prefix="odl-") as scratch:
+        folder = Path(scratch, "project")
+        write_project(folder, compiled.title, compiled.program, compiled.training, compiled.target)
+        ram = {"ODL_RAM_BYTES": compiled.target.ram_bytes}
+        return compile_project(folder, compiled.target, find_toolchain(compiled.target), defines=ram)
+
+
 def note(folder: Path, compiled: Compiled, **more: Any) -> None:
     """Note in `folder` what it was made from, and `more`."""
     made_for = compiled.recipe, compiled.target.name, compiled.tuning, compiled.ram_bytes

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from commands import save_data, save_model
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,3 +33,15 @@ def real() -> Path:
 @pytest.fixture(scope="session")
 def examples() -> Path:
     return ROOT / "examples"
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model for the command line."""
+    return save_model(tmp_path_factory.mktemp("model") / "tiny.onnx")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its data."""
+    return save_data(tmp_path_factory.mktemp("data") / "data.npz")

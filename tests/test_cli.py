@@ -14,14 +14,15 @@ import click
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import VERBS, answer, odl, save_model
 from models import draw, node
 from models import model as small_model
 from onnx import numpy_helper
 
 import odl as library
 from odl import api, load_weights
-from odl.cli import cli
+from odl.cli import COMMANDS
 from odl.console import printable
 from odl.errors import ExitCode, OdlError
 from odl.ops._importer import IMPORTS
@@ -29,43 +30,7 @@ from odl.ops.relu import Relu
 from odl.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-VERBS = {"doctor", "ops", "check", "plan", "build", "run", "verify", "eval", "export", "dump", "tune", "select",
-         "checkpoint"}  # fmt: skip
 STEPS = 5
-
-
-def save_model(path: Path, *, relu: str = "Relu", name: str = "relu", smallest: float = 0.0) -> Path:
-    """1x2x6x6 -> Conv 3x3 to 4 channels, ReLU, mean, Gemm to 3 classes, Softmax; odd things on request.
-
-    A field out of its order makes the file differ, byte for byte, from any copy that ONNX writes.
-    """
-    weights = {"conv.w": draw(4, 2, 3, 3), "conv.b": draw(4), "fc.w": draw(3, 4), "fc.b": draw(3)}
-    for weight in weights.values() if smallest else ():
-        weight.flat[0] = smallest
-    proto = small_model(
-        node("Conv", "x conv.w conv.b", "c", "conv", pads=[1, 1, 1, 1]),
-        node(relu, "c", "r", name),
-        node("GlobalAveragePool", "r", "p", "pool"),
-        node("Flatten", "p", "f", "flat"),
-        node("Gemm", "f fc.w fc.b", "g", "fc", transB=1),
-        node("Softmax", "g", "y", "softmax"),
-        x=(1, 2, 6, 6),
-        **weights,
-    )
-    path.write_bytes(onnx.ModelProto(producer_name="tests").SerializeToString() + proto.SerializeToString())
-    return path
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model") / "tiny.onnx")
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "data.npz"
-    np.savez(path, x=np.random.default_rng(1).normal(size=(12, 2, 6, 6)), y=np.arange(12) % 3)
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -75,38 +40,32 @@ def trained(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder, odl("run", model, "-t", "host", "--data", data, "--steps", STEPS, "--lr", 0.1, "-o", folder)
 
 
-def odl(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="odl")
-
-
-def answer(*arguments: object, exit_code: int = ExitCode.OK) -> Any:
-    """The JSON of a command, the whole of its stdout."""
-    result = odl(*arguments, "--json")
-    assert result.exit_code == exit_code, result.output
-    return json.loads(result.stdout)
-
-
 # --- the face ---------------------------------------------------------------------------------------------------------
 
 
 def test_help_names_every_verb_exit_code_and_the_completion() -> None:
     text = odl("--help").stdout
-    assert set(cli.commands) == VERBS
     assert all(f"\n  {verb} " in text for verb in VERBS)
     assert all(f"{code.value} {code.name.lower().replace('_', ' ')}" in text for code in ExitCode)
     assert "_ODL_COMPLETE" in text
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS))
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_says_of_a_verb_what_it_says_of_itself(verb: str) -> None:
+    told = " ".join((VERBS[verb].help or "").split())
+    assert told.startswith(COMMANDS[verb])
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_takes_the_common_options(verb: str) -> None:
-    command = cli.commands[verb]
+    command = VERBS[verb]
     for each in command.commands.values() if isinstance(command, click.Group) else [command]:
         assert {"--json", "-v", "-q"} <= {flag for parameter in each.params for flag in parameter.opts}
 
 
 @pytest.mark.parametrize("field", fields(Recipe), ids=lambda field: field.name)
 def test_every_word_of_the_recipe_is_a_flag_with_help(field: Field[Any]) -> None:
-    (option,) = [parameter for parameter in cli.commands["run"].params if parameter.name == field.name]
+    (option,) = [parameter for parameter in VERBS["run"].params if parameter.name == field.name]
     assert isinstance(option, click.Option)
     assert option.opts == [f"--{field.name.replace('_', '-')}"]
     assert not (option.help or "").startswith(" ")

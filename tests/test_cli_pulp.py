@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from commands import answer, odl
 from models import draw, node, refusal, save
 from models import model as small_model
-from test_cli import answer, odl
 
 from odl import Recipe, compile_model, render, residency
 from odl.errors import ExitCode

@@ -18,12 +18,12 @@ import click
 import numpy as np
 import onnx
 import pytest
+from commands import VERBS
 from models import cnn
 from test_house import FLOORS
 
 import odl
 from odl import errors, targets
-from odl.cli import cli
 from odl.codegen import environment
 from odl.model_file import NEWEST_OPSET, OLDEST_OPSET
 from odl.project import write_project
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples/README.md"]
 TEMPLATE = "project/README.md.j2"
 
-COMMANDS = [each for command in cli.commands.values() for each in getattr(command, "commands", {"": command}).values()]
+COMMANDS = [each for command in VERBS.values() for each in getattr(command, "commands", {"": command}).values()]
 ALL_OPTIONS = {option for command in COMMANDS for param in command.params for option in param.opts}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -88,7 +88,7 @@ def test_commands_exist(page: Path) -> None:
         if line.startswith("--") and "examples" not in page.parts:
             assert line.split()[0] in ALL_OPTIONS, line
         if match := re.match(r"odl ([a-z]+)(?: ([a-z]+))?", line):
-            command = cli.commands[match[1]]
+            command = VERBS[match[1]]
             command = command.commands[match[2]] if isinstance(command, click.Group) else command
             known = {option for param in command.params for option in param.opts} | {"--help"}
             assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", line)) <= known, line
@@ -96,7 +96,7 @@ def test_commands_exist(page: Path) -> None:
 
 def test_every_verb_is_told() -> None:
     told = set(re.findall(r"^\| `odl (\w+)", (ROOT / "docs/CLI.md").read_text(), re.M))
-    assert told == set(cli.commands)
+    assert told == set(VERBS)
 
 
 def test_the_index_of_decisions_is_whole() -> None:

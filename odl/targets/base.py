@@ -27,7 +27,8 @@ class Target:
     `isa` and `abi` are RISC-V's names, empty for the machine odl runs on. `stack_bytes` is what the link script sets
     aside. `simulator` is what runs it, and `counter` the unit of a profile, empty where nothing is counted. `defines`
     are the C macros of its builds, the number of `cores` among them where there are several. `elsewhere` are its
-    stand-ins on other simulators: the same program and the same bits.
+    stand-ins on other simulators: the same program and the same bits. `macs_per_cycle` bounds what
+    its units can do; 0 where that is not known.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Target:
     defines: tuple[tuple[str, int], ...] = ()
     elsewhere: tuple[Target, ...] = ()
     port_base: str = ""
+    macs_per_cycle: float = 0.0
 
     @property
     def ports(self) -> tuple[str, ...]:

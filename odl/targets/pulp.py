@@ -51,6 +51,7 @@ PULP_OPEN = replace(
     counter="cycles",
     defines=(("ODL_SIMD", 1), ("ODL_HARDWARE_LOOPS", 1), ("ODL_CORES", _CORES)),
     elsewhere=(PULP_QEMU,),
+    macs_per_cycle=8.0,  # four FPUs of two lanes, each a fused multiply-add a cycle
 )
 
 # The simulator's own description lets any number of accesses into a bank at once. A target of ours that changes that,

@@ -1,0 +1,27 @@
+"""`odl build`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from odl import api, render, results
+from odl.commands.options import RecipeFlags, model_argument, out_option, ram_option, recipe_options, target_option
+from odl.commands.verb import compile_from, verb
+from odl.console import Console
+from odl.project import is_run
+
+
+@verb
+@model_argument
+@target_option
+@ram_option
+@out_option("Folder for the C project.")
+@recipe_options
+def build(
+    console: Console, model: Path, target: str | None, ram: int | None, output: Path, recipe: RecipeFlags
+) -> None:
+    """Write a C project that trains MODEL, and compile it."""
+    compiled = compile_from(console, model, recipe, target, ram)
+    if is_run(model):
+        console.note(f"{model}: built with the weights it began with; to build what it trained, odl export it first")
+    console.answer(results.built(compiled, str(output), api.build(compiled, output)), render.built)

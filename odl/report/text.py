@@ -1,0 +1,143 @@
+"""A report in words: the rows that its page begins with, and that a terminal gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from odl.render import table
+
+Result = Mapping[str, Any]
+Row = tuple[str, list[str]]
+
+
+def headline(runs: Sequence[Result]) -> list[Row]:
+    """What a reader wants to know first: words, and for each run what is so."""
+    words: Mapping[str, Callable[[Result], str]] = {
+        "bits against NumPy": bits,
+        "accuracy": _accuracy,
+        "loss": _losses,
+        "RAM at its peak": _ram,
+        "L1": _l1,
+        "flash": _flash,
+        "a training step": _step,
+        "time of a step": _time,
+        "updates": _updates,
+        "target": lambda run: f"{run['target']} on {run['on']}",
+    }
+    rows = [(word, [tell(run) for run in runs]) for word, tell in words.items()]
+    return [(word, told) for word, told in rows if any(told)]
+
+
+def bits(run: Result) -> str:
+    """Whether what the target computed is what NumPy computes, and of how much that is known."""
+    reference, verified = run["reference"], run["verification"]
+    return "; ".join(filter(None, (_bits_of_run(run, reference), _bits_of_steps(verified))))
+
+
+def equal(run: Result) -> bool | None:
+    """Whether all that was compared is equal; None where nothing was."""
+    compared = [
+        *([run["reference"]["loss_equal"], _all_equal(run["reference"])] if "loss" in run["reference"] else []),
+        *([run["verification"]["equal"]] if "equal" in run["verification"] else []),
+    ]
+    return all(compared) if compared else None
+
+
+def _all_equal(reference: Result) -> bool:
+    return bool(reference["tensors"] == reference["tensors_equal"])
+
+
+def _bits_of_run(run: Result, reference: Result) -> str:
+    if "missing" in reference:
+        return f"run not compared ({reference['missing']})"
+    if reference["loss_equal"] and _all_equal(reference):
+        return f"equal: all {len(run['loss']):,} losses and {reference['tensors']:,} tensors at the end"
+    losses = "equal" if reference["loss_equal"] else "different"
+    return (
+        f"DIFFERENT: losses {losses}, {reference['tensors_equal']} of {reference['tensors']} tensors equal at the end"
+    )
+
+
+def _bits_of_steps(verified: Result) -> str:
+    if "missing" in verified:
+        return f"steps not verified ({verified['missing']})"
+    if verified["equal"]:
+        return f"equal: {verified['values']:,} values of {verified['steps']:,} verified steps"
+    found = verified["first_difference"]
+    return f"DIFFERENT: '{found['tensor']}' of layer {found['layer']} in step {found['step']}"
+
+
+def _accuracy(run: Result) -> str:
+    found = run["accuracy"]
+    if "missing" in found:
+        return f"not measured ({found['missing']})"
+    before, after = found["before"], found["after"]
+    where = "held out" if found["held_out"] else "what it learned from"
+    if "accuracy" in before:
+        return (
+            f"{before['accuracy']:.1%} before, {after['accuracy']:.1%} after; "
+            f"{after['samples']:,} samples of {found['file']}, {where}"
+        )
+    words = (f"{each['mean_squared_error']:.4g}" for each in (before, after))
+    return "mean squared error {} before, {} after; ".format(*words) + f"{found['file']}, {where}"
+
+
+def _losses(run: Result) -> str:
+    loss = run["loss"]
+    if not loss:
+        return "no step was done"
+    n = max(1, len(loss) // 10)
+    first, last = (sum(map(float, part)) / n for part in (loss[:n], loss[-n:]))
+    return f"{first:.4g} at first, {last:.4g} at last, of {len(loss):,} steps"
+
+
+def _ram(run: Result) -> str:
+    memory, stack = run["memory"], run["stack_bytes"]
+    arena, bound = memory["arena_bytes"]["arena"], memory["arena_lower_bound"]
+    return f"{arena + stack:,} bytes: arena {arena:,} (no plan of that order is below {bound:,}), stack {stack:,}"
+
+
+def _l1(run: Result) -> str:
+    found = run["memory"]["l1"]
+    return f"{found['needed']:,} of {found['available']:,} bytes" if found else ""
+
+
+def _flash(run: Result) -> str:
+    found = run["flash"]
+    if "missing" in found:
+        return f"not measured ({found['missing']})"
+    return f"{found['text'] + found['data']:,} bytes of code, constants and initial weights, with the runner"
+
+
+def _step(run: Result) -> str:
+    step = run["per_step"]
+    count = "".join(f"{step[word]:,.0f} {word}, " for word in ("cycles", "instructions") if word in step)
+    rate = f", {step['mac_per_cycle']:.2f} a cycle" if "mac_per_cycle" in step else ""
+    return f"{count}{step['macs']:,} MACs{rate}"
+
+
+def _time(run: Result) -> str:
+    found = run["time"]
+    if "missing" in found:
+        return f"not known ({found['missing']})"
+    least = "" if found["unit"] == "cycles" else "at least "
+    because = "" if found["unit"] == "cycles" else ", at one instruction a cycle"
+    return f"{least}{found['seconds'] * 1e3:.3g} ms at {found['clock_hz'] / 1e6:g} MHz{because}"
+
+
+def _updates(run: Result) -> str:
+    found = run["updates"]
+    skipped = f", {found['skipped']:,} not finite and skipped" if found["skipped"] else ""
+    return f"{found['tried']:,}{skipped}" + (", DIVERGED" if found["diverged"] else "")
+
+
+def report(result: Result) -> str:
+    """What a terminal gets of `odl report`."""
+    runs = result["runs"]
+    rows = [(word, *told) for word, told in headline(runs)]
+    if len(runs) > 1:
+        return table(("", *(run["name"] for run in runs)), rows)
+    width = max(len(row[0]) for row in rows)
+    lines = [f"{word.ljust(width)}  {told}" for word, told in rows]
+    return "\n".join([f"{'run'.ljust(width)}  {runs[0]['name']}: {runs[0]['model']}", *lines])

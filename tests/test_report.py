@@ -1,0 +1,286 @@
+"""`odl report`: what it finds out about a run, and that its page tells it; in a browser: test_report_page.py."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import answer, odl, save_data, save_model
+
+from odl.errors import ExitCode
+from odl.recipe import Recipe
+from odl.report import pictures
+from odl.report.facts import recipe_flags
+from odl.report.page import page
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def runs(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run on each of three targets; the cluster's is played by one core of the host."""
+    folder = tmp_path_factory.mktemp("runs")
+    for target, on in (("host", "host"), ("qemu-zhinx", "qemu"), ("pulp-open", "host")):
+        steps = ["-t", target, "--on", on, "--data", data, "--steps", STEPS, "--lr", 0.05, "--momentum", 0.9]
+        assert odl("run", model, *steps, "-o", folder / target).exit_code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reported(runs: Path) -> Any:
+    return answer("report", runs / "qemu-zhinx")["runs"][0]
+
+
+class Page(HTMLParser):
+    """What a page asks for, and whether its elements close in their order."""
+
+    VOID = frozenset({"meta", "link", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.asks: list[str] = []
+        self.scripts = 0
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.asks += [value or "" for name, value in attrs if name in ("src", "href", "action", "data")]
+        self.scripts += tag == "script"
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_a_run_is_compared_with_numpy(reported: Any) -> None:
+    assert reported["reference"]["loss_equal"]
+    assert reported["reference"]["tensors"] == reported["reference"]["tensors_equal"] > 0
+    assert reported["reference"]["loss"] == reported["loss"]
+    assert reported["verification"]["equal"]
+    assert reported["verification"]["steps"] == 2
+    assert reported["verification"]["on"] == "qemu"
+    assert reported["accuracy"]["before"]["samples"] == 12
+    assert not reported["accuracy"]["held_out"]
+    assert reported["flash"]["text"] > 1000
+    assert reported["stack_bytes"] > 100
+    step = reported["per_step"]["instructions"]
+    assert reported["time"] == {"clock_hz": 1e8, "unit": "instructions", "count": step, "seconds": step / 1e8}
+    assert reported["environment"].keys() >= {"odl", "Python", "NumPy", "ONNX", "compiler", "QEMU"}
+
+
+def test_accuracy_is_of_the_weights_before_and_after(runs: Path, tmp_path: Path) -> None:
+    test = save_data(tmp_path / "test.npz")
+    found = answer("report", runs / "host", "--test", test, "--steps", 0)["runs"][0]["accuracy"]
+    assert found["held_out"]
+    assert found["before"] == _only_scores(answer("eval", runs / "host" / "model.onnx", "--data", test))
+    assert found["after"] == _only_scores(answer("eval", runs / "host", "--data", test))
+
+
+def _only_scores(result: Any) -> Any:
+    words = ("samples", "correct", "accuracy", "undecided", "class_accuracy", "confusion")
+    return {word: result[word] for word in words}
+
+
+@pytest.mark.parametrize("broken", ["loss", "weights"])
+def test_other_bits_are_told(broken: str, runs: Path, tmp_path: Path) -> None:
+    run, html = tmp_path / "run", tmp_path / "report.html"
+    shutil.copytree(runs / "host", run)
+    if broken == "loss":
+        note = json.loads((run / "odl.json").read_text())
+        note["loss"][3] = float(np.nextafter(np.float32(note["loss"][3]), np.float32(9)))
+        (run / "odl.json").write_text(json.dumps(note))
+    else:
+        arrays = dict(np.load(run / "weights.npz"))
+        flat = arrays["w0"].reshape(-1).view(np.uint16)
+        flat[0] ^= 1
+        np.savez(run / "weights.npz", **arrays)
+    result = odl("report", run, "-o", html)
+    assert result.exit_code == ExitCode.BITS_DIFFER
+    assert "DIFFERENT" in result.stdout
+    assert "other bits than NumPy" in html.read_text()
+    assert "same bits as NumPy" not in html.read_text()
+
+
+def test_without_its_data_a_report_says_so(runs: Path, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs / "host", run)
+    note = json.loads((run / "odl.json").read_text())
+    (run / "odl.json").write_text(json.dumps({**note, "data": "gone.npz"}))
+    html = tmp_path / "report.html"
+    result = odl("report", run, "-o", html)
+    assert result.exit_code == ExitCode.OK
+    assert "gone.npz: what the run learned from is not there; give its place with --data" in result.stdout
+    assert "bits not compared" in html.read_text()
+    assert answer("report", run, "--data", data)["runs"][0]["reference"]["loss_equal"]
+    other = tmp_path / "other.npz"
+    np.savez(other, x=np.zeros((3, 2, 6, 6)), y=np.arange(3))
+    assert (
+        "is not what the run learned from" in answer("report", run, "--data", other)["runs"][0]["reference"]["missing"]
+    )
+
+
+def test_a_run_that_went_on_cannot_be_repeated(runs: Path, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "more"
+    assert odl("run", runs / "host", "--continue", "--data", data, "--steps", 2, "-o", run).exit_code == 0
+    assert "went on from another" in answer("report", run, "--steps", 0)["runs"][0]["reference"]["missing"]
+
+
+def test_a_run_on_numpy_is_verified_on_the_target(model: Path, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert odl("run", model, "-t", "host", "--on", "numpy", "--data", data, "--steps", 2, "-o", run).exit_code == 0
+    found = answer("report", run)["runs"][0]
+    assert found["verification"]["equal"]
+    assert found["verification"]["on"] == "host"
+
+
+def test_the_commands_make_the_same_run(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs)
+    for command in answer("report", "qemu-zhinx", "--steps", 0)["runs"][0]["commands"]:
+        assert odl(*shlex.split(command)[1:]).exit_code == 0, command
+    one, again = (answer("report", name, "--steps", 0)["runs"][0] for name in ("qemu-zhinx", "qemu-zhinx-again"))
+    other = {"name": "", "commands": [], "model_sha256": ""}  # a copy has other bytes than the file that it is of
+    assert one | other == again | other
+
+
+def test_flags_make_the_recipe() -> None:
+    assert recipe_flags(Recipe()) == []
+    recipe = Recipe(lr=0.5, nesterov=True, momentum=0.5, trainable=("a*", "b"))
+    words = recipe_flags(recipe)
+    assert words == ["--lr", "0.5", "--momentum", "0.5", "--nesterov", "--trainable", "a*", "--trainable", "b"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["--layer", "nothing"], "no-such-layer"), (["--clock", 0], None), (["--steps", -1], None)],
+)
+def test_bad_wishes(words: list[object], code: str | None, runs: Path) -> None:
+    result = odl("report", runs / "pulp-open", *words)
+    assert result.exit_code == (ExitCode.USAGE if code else 2)
+    assert (code or "Invalid value") in result.stderr
+
+
+def test_no_run_no_report(model: Path, tmp_path: Path) -> None:
+    assert odl("report").exit_code == 2
+    assert "not-a-project" in odl("report", tmp_path).stderr
+    assert odl("build", model, "-t", "host", "-o", tmp_path / "c").exit_code == 0
+    assert "not-a-run" in odl("report", tmp_path / "c").stderr
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [["host"], ["qemu-zhinx"], ["pulp-open"], ["host", "qemu-zhinx", "pulp-open"]])
+def test_a_page_is_whole_and_asks_for_nothing(names: list[str], runs: Path, tmp_path: Path) -> None:
+    html = tmp_path / "report.html"
+    result = odl("report", *(runs / name for name in names), "-o", html)
+    assert result.exit_code == 0, result.output
+    text = html.read_text()
+    found = Page(text)
+    assert found.asks == ["data:,"]
+    assert found.scripts == 1
+    assert "http://" not in text
+    assert "https://" not in text
+    assert html.stat().st_size < 500_000
+    assert text.count("✓") == len(names)
+    layers = answer("report", runs / names[0], "--steps", 0)["runs"][0]["layers"]
+    assert all(layer["layer"] in text for layer in layers)
+
+
+def test_a_page_is_the_same_each_time(runs: Path) -> None:
+    result = answer("report", runs / "pulp-open", "--steps", 0)
+    assert page(result) == page(json.loads(json.dumps(result)))
+
+
+def test_names_are_text_and_nothing_else(data: Path, tmp_path: Path) -> None:
+    evil = "</title><script>alert(1)</script>\x1b[31m&amp;'\""
+    model, run, html = save_model(tmp_path / "evil.onnx", name=evil), tmp_path / "run", tmp_path / "report.html"
+    assert odl("run", model, "-t", "host", "--data", data, "--steps", 2, "-o", run).exit_code == 0
+    assert odl("report", run, "-o", html).exit_code == 0
+    text = html.read_text()
+    assert Page(text).scripts == 1
+    assert "alert(1)" in text
+    assert "<script>alert" not in text
+    assert "\x1b" not in text
+
+
+def test_a_tiled_layer_has_a_picture(runs: Path) -> None:
+    found = answer("report", runs / "pulp-open", "--layer", "fc")["runs"][0]
+    assert found["tiles"]["layer"] == "fc"
+    picture = pictures.tiles(found["tiles"])
+    assert len(picture.y_ticks) == len(found["tiles"]["nodes"]) > 0
+    for node in found["tiles"]["nodes"]:
+        ranges = node["cuts"]
+        if node["axis"] is not None:
+            assert ranges[0][0] == 0
+            assert all(a[1] == b[0] for a, b in pairwise(ranges))
+            assert ranges[-1][1] == node["shape"][node["axis"]]
+    assert answer("report", runs / "host", "--steps", 0)["runs"][0]["tiles"].keys() == {"missing"}
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_blocks_of_a_map_stay_apart_and_in_the_frame(reported: Any) -> None:
+    picture = pictures.memory_map(reported["memory"], "train_step", "arena")
+    rects = picture.rects
+    assert len(rects) > 10
+    assert {rect.style for rect in rects} >= {"kept", "forward", "input_gradient", "weight_gradient"}
+    for rect in rects:
+        assert rect.x >= picture.left
+        assert rect.x + rect.width <= picture.right + 0.11
+        assert rect.y >= picture.top - 0.11
+        assert rect.y + rect.height <= picture.bottom + 0.11
+    for at, a in enumerate(rects):
+        for b in rects[at + 1 :]:
+            across = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
+            along = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
+            assert across < 0.2 or along < 0.2, (a.says, b.says)
+
+
+def test_a_loss_that_is_not_finite_breaks_the_line() -> None:
+    assert pictures.path([(0, 1.0), (1, 2.0), (2, float("nan")), (3, float("inf")), (4, 1.5)]) == "M0 1L1 2M4 1.5"
+    assert pictures.losses([("a", "run0", [float("nan")] * 3)]).lines[0].d == ""
+
+
+def test_a_long_line_keeps_its_spikes() -> None:
+    values = [1.0] * 50_000
+    values[12_345] = 2.5
+    picture = pictures.losses([("a", "run0", values)])
+    assert len(picture.lines[0].d) < 20_000
+    assert f" {picture.top}" in picture.lines[0].d
+
+
+@pytest.mark.parametrize(
+    ("high", "wanted"),
+    [(1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (7, [0, 2, 4, 6]), (0, [0]), (250, [0, 50, 100, 150, 200, 250])],
+)
+def test_ticks_are_round(high: float, wanted: list[float]) -> None:
+    assert pictures.round_steps(high) == pytest.approx(wanted)
+
+
+def test_a_roofline_bounds_its_points() -> None:
+    points = [
+        {"layer": "a", "phase": "forward", "mac_per_byte": 0.25, "mac_per_cycle": 1.9},
+        {"layer": "b", "phase": "update", "mac_per_byte": None, "mac_per_cycle": 4.0},
+        {"layer": "c", "phase": "weight_gradient", "mac_per_byte": 90.0, "mac_per_cycle": 7.7},
+    ]
+    picture = pictures.roofline({"mac_per_cycle": 8.0, "dma_bytes_per_cycle": 8, "points": points})
+    assert len(picture.dots) == 2
+    (roof,) = picture.lines
+    xs = [float(word.split(" ")[0]) for word in roof.d[1:].split("L")]
+    ys = [float(word.split(" ")[1]) for word in roof.d[1:].split("L")]
+    assert ys[1] == ys[2] < ys[0]
+    for dot in picture.dots:
+        assert dot.y >= np.interp(dot.x, xs, ys) - 0.1
