@@ -47,7 +47,7 @@ def select(
     console: Console, model: Path, target: str | None, on: str | None, data: Path, ram: int | None, time: int | None,
     samples: int, output: Path | None, timeout: float, recipe: RecipeFlags,
 ) -> None:  # fmt: skip
-    """Choose the layers and channels of MODEL that contribute most to learning from data, within RAM and time."""
+    """Choose the layers and channels of MODEL that contribute most to learning, within RAM and time."""
     wanted, machine = recipe.over(Recipe()), target or DEFAULT.name
     if (model / MARKER).is_file():
         origins, _ = read_origins(model)

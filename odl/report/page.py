@@ -23,6 +23,7 @@ from odl.training import STEP
 Result = Mapping[str, Any]
 PHASES = [phase.value for phase in Phase]
 UNITS = ("cycles", "instructions", "macs")
+_TILES = (pictures.tiles, pictures.local_map)
 
 
 def page(result: Result) -> str:
@@ -40,7 +41,7 @@ def page(result: Result) -> str:
         unit=unit(runs),
         phases=PHASES,
         roofs=[None if "missing" in run["roofline"] else pictures.roofline(run["roofline"]) for run in runs],
-        tiles=[None if "missing" in run["tiles"] else pictures.tiles(run["tiles"]) for run in runs],
+        tiles=[[] if "missing" in run["tiles"] else [draw(run["tiles"]) for draw in _TILES] for run in runs],
     )  # fmt: skip
 
 

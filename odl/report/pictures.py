@@ -16,7 +16,7 @@ Result = Mapping[str, Any]
 WIDTH = 720
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 12, 40
 _MOST_POINTS = 600  # of a line
-_SMOOTHED = 25  # a line's running mean is over this part of it
+_SMOOTHED = 10  # a line's running mean is over one part of so many
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _upper(values: Sequence[float]) -> float:
 
 
 def _means(values: Sequence[float]) -> list[float]:
-    """The mean of each value and those before it, over one in _SMOOTHED of all; of the finite ones."""
+    """The mean of each value and those before it, over a tenth of all; of the finite ones."""
     window = max(1, len(values) // _SMOOTHED)
     parts = ([v for v in values[max(0, at - window + 1) : at + 1] if isfinite(v)] for at in range(len(values)))
     return [sum(part) / len(part) if part else float("nan") for part in parts]
@@ -274,3 +274,25 @@ def _share_of_l1(node: Result, top: int, available: int) -> Iterator[Rect]:
     says = f"{node['node']}: {node['l1_bytes']:,} bytes of L1 for its largest tile; {moved}"
     yield Rect(_L1[0], top, width, _BAR, "room", f"{available:,} bytes of L1")
     yield Rect(_L1[0], top, round(width * min(1, share), 1), _BAR, "used", says, f"{share:.0%}")
+
+
+def local_map(found: Result) -> Chart:
+    """The local memory in the calls of a layer: read is grey, what a call makes has the colour of its phase."""
+    height, n = 300, min(found["calls"], 1 + max((block["last"] for block in found["blocks"]), default=0))
+    x = _linear(0, n, _LEFT, WIDTH - _RIGHT)
+    y = _linear(0, found["l1_bytes"]["available"], height - _BOTTOM, _TOP)
+    rects = []
+    for block in found["blocks"]:
+        left, top = x(block["first"]), y(block["offset"] + block["bytes"])
+        calls = f"calls {block['first']} to {block['last']}"
+        says = f"{block['value']}: {block['bytes']:,} bytes at {block['offset']:,}, {calls}"
+        size = round(x(block["last"] + 1) - left, 1), round(y(block["offset"]) - top, 1)
+        rects.append(Rect(left, top, *size, block["phase"] if block["made"] else "kept", says))
+    first = "" if n == found["calls"] else f"the first {n} of "
+    return Chart(
+        f"L1 in the calls of {found['layer']}", height, f"{first}{found['calls']} calls of the layer, in order",
+        "offset, KiB", _ticks(round_steps(n, 8), x, lambda value: f"{value:.0f}"),
+        _ticks([1024 * value for value in round_steps(found["l1_bytes"]["available"] / 1024)], y,
+               lambda value: f"{value / 1024:g}"),
+        (), (), tuple(rects),
+    )  # fmt: skip

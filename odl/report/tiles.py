@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from odl.api import Compiled
 from odl.errors import UsageError
-from odl.program import LOCAL
+from odl.program import LOCAL, Call
 from odl.tile_report import tiled_nodes
 from odl.training import INFER
 
@@ -16,8 +16,8 @@ Result = dict[str, Any]
 
 def tiles(compiled: Compiled, layers: Iterable[Mapping[str, Any]], wanted: str = "") -> Result:
     """The nodes of a layer in a training step, each with the shape of its output as it is stored, the axis along which
-    it is cut and the ranges of it, in order. `wanted` is the layer; of "" that of most MACs. Raises UsageError
-    `no-such-layer`."""
+    it is cut and the ranges of it, in order; and the blocks of local memory in which its calls work. `wanted` is the
+    layer; of "" that of most MACs. Raises UsageError `no-such-layer`."""
     costs = {layer["layer"]: layer["macs"] for layer in layers}
     if wanted and wanted not in costs:
         raise UsageError("no-such-layer", wanted, "the run has no such layer", f"one of: {', '.join(costs)}")
@@ -37,4 +37,32 @@ def tiles(compiled: Compiled, layers: Iterable[Mapping[str, Any]], wanted: str =
         if node.layer == layer and (tiled := found.get(node.name))
     ]  # fmt: skip
     local = {"available": compiled.target.l1_bytes, "used": compiled.program.spaces[LOCAL]}
-    return {"layer": layer, "l1_bytes": local, "nodes": nodes}
+    calls = [call for _, entry, call in compiled.program.calls() if entry != INFER and call.layer == layer]
+    return {"layer": layer, "l1_bytes": local, "nodes": nodes, "calls": len(calls), "blocks": _blocks(calls)}
+
+
+_MOST_CALLS = 300  # of a picture
+
+
+def _blocks(calls: Sequence[Call]) -> list[Result]:
+    """What lies where in the local memory in the first _MOST_CALLS of some calls: each operand, from the `first` to the
+    `last` call in a row that has it there."""
+    found: list[Result] = []
+    before: dict[tuple[str, int, int], Result] = {}
+    for at, call in enumerate(calls[:_MOST_CALLS]):
+        now: dict[tuple[str, int, int], Result] = {}
+        for operand in (*call.inputs, *call.outputs):
+            key = (operand.value, operand.offset, operand.type.n_bytes)
+            if operand.space != LOCAL or key in now:
+                continue
+            block = before.get(key)
+            if block is None:
+                block = {
+                    "value": operand.value, "offset": operand.offset, "bytes": operand.type.n_bytes, "first": at,
+                    "made": operand in call.outputs, "phase": call.phase.value,
+                }  # fmt: skip
+                found.append(block)
+            block["last"] = at
+            now[key] = block
+        before = now
+    return found
