@@ -284,3 +284,12 @@ def test_a_roofline_bounds_its_points() -> None:
     assert ys[1] == ys[2] < ys[0]
     for dot in picture.dots:
         assert dot.y >= np.interp(dot.x, xs, ys) - 0.1
+
+
+def test_several_runs_are_told_below_each_other(runs: Path) -> None:
+    text = odl("report", runs / "host", runs / "qemu-zhinx", "--steps", 0).stdout
+    lines = text.splitlines()
+    at = lines.index("a training step")
+    assert lines[at + 1].startswith("  host        ")
+    assert lines[at + 2].startswith("  qemu-zhinx  ")
+    assert "instructions" in lines[at + 2]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from odl.render import table
-
 Result = Mapping[str, Any]
 Row = tuple[str, list[str]]
 
@@ -133,11 +131,14 @@ def _updates(run: Result) -> str:
 
 
 def report(result: Result) -> str:
-    """What a terminal gets of `odl report`."""
-    runs = result["runs"]
-    rows = [(word, *told) for word, told in headline(runs)]
-    if len(runs) > 1:
-        return table(("", *(run["name"] for run in runs)), rows)
-    width = max(len(row[0]) for row in rows)
-    lines = [f"{word.ljust(width)}  {told}" for word, told in rows]
-    return "\n".join([f"{'run'.ljust(width)}  {runs[0]['name']}: {runs[0]['model']}", *lines])
+    """What a terminal gets of `odl report`: a line for each fact, or, of several runs, one for each run below it."""
+    runs, rows = result["runs"], headline(result["runs"])
+    if len(runs) == 1:
+        width = max(len(word) for word, _ in rows)
+        lines = [f"{word.ljust(width)}  {told}" for word, (told,) in rows]
+        return "\n".join([f"{'run'.ljust(width)}  {runs[0]['name']}: {runs[0]['model']}", *lines])
+    width = max(len(run["name"]) for run in runs)
+    return "\n".join(
+        "\n".join([word, *(f"  {run['name'].ljust(width)}  {text}" for run, text in zip(runs, told, strict=True))])
+        for word, told in rows
+    )
