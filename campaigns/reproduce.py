@@ -1,9 +1,9 @@
 """python -m campaigns.reproduce [--python PROGRAM ...]: the same bytes again, elsewhere.
 
 Compiles an example for each target and notes the SHA-256 of the generated project, of the ELF file and of what `odl
-check`, `plan` and `run` say as JSON, and of the page of `odl report`. Does it again in other processes, each in a folder
-of its own with a cache of its own: with another hash seed, and with each Python that is given. Prints what is the same,
-and writes campaigns/reproduce.json, against which tests compare on whatever machine they run.
+check`, `plan` and `run` say as JSON, and of the page of `odl report`. Does it again in other processes, each in a
+folder of its own with a cache of its own: with another hash seed, and with each Python that is given. Prints what is
+the same, and writes campaigns/reproduce.json, against which tests compare on whatever machine they run.
 """
 
 from __future__ import annotations
