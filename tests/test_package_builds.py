@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ each_compiler = pytest.mark.parametrize("cc", compilers(), ids=lambda cc: Path(c
 
 
 def need(program: str) -> str:
-    found = shutil.which(program)
+    """On PATH, or beside this Python, where pip puts it; skips where it is in neither place."""
+    found = shutil.which(program) or shutil.which(program, path=Path(sys.executable).parent)
     if not found:
         pytest.skip(f"{program} is not on PATH")
     return found
