@@ -175,7 +175,7 @@ def test_what_library_json_says_builds_it(shop: Shop, cc: list[str], tmp_path: P
     sources = [path for pattern in patterns for path in sorted((folder / build["srcDir"]).glob(pattern))]
     made = archive(cc, [*FUSING, *build["flags"], include], sources, tmp_path)
     application = sorted((folder / "examples/learn/src").glob("*.c"))
-    run(*cc, "-O2", include, *application, made, "-o", tmp_path / "program")
+    run(*cc, "-std=c11", "-O2", *toolchain._WARNINGS, include, *application, made, "-o", tmp_path / "program")
     assert told(run(tmp_path / "program")) == expected(shop.compiled)
 
 
