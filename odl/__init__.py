@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         export,
         infer,
         open_folder,
+        package,
         train,
         verify,
     )
@@ -29,7 +30,8 @@ __version__ = VERSION
 
 HOMES = {
     "odl.api": (
-        "Compiled", "Run", "build", "compile_model", "evaluate", "export", "infer", "open_folder", "train", "verify",
+        "Compiled", "Run", "build", "compile_model", "evaluate", "export", "infer", "open_folder", "package", "train",
+        "verify",
     ),
     "odl.errors": ("ExitCode", "OdlError"),
     "odl.recipe": ("Recipe", "read_recipe"),
@@ -52,6 +54,7 @@ __all__ = [
     "load_checkpoint",
     "load_weights",
     "open_folder",
+    "package",
     "read_recipe",
     "save_run",
     "train",

@@ -32,13 +32,14 @@ from odl.log import Log
 from odl.lower import lower
 from odl.memory import Plan
 from odl.ops.finish_step import DIVERGED, SKIPPED, TRIED
+from odl.packages import find_package, write_package
 from odl.passes.adapters import merged
 from odl.passes.for_cluster import prepare
 from odl.passes.rematerialize import gather, rematerialize
 from odl.passes.split_gradients import split_gradients
 from odl.passes.split_reductions import split_reductions
 from odl.program import ARENA, Program
-from odl.project import MARKER, WEIGHTS, note_origins, read_origins, write_project
+from odl.project import MARKER, note_origins, read_origins, without_a_run, write_project
 from odl.recipe import Recipe
 from odl.rehearsal import rehearse
 from odl.replay import RECALL, REMEMBER
@@ -269,9 +270,7 @@ def open_folder(folder: str | Path) -> Compiled:
 def build(compiled: Compiled, folder: str | Path) -> BuildResult:
     """Write the C project and compile its runner. Raises FitError, ToolError, and UsageError: `holds-a-run` where that
     would remove trained weights, and what staging raises."""
-    path = Path(folder)
-    if (path / WEIGHTS).exists():
-        raise UsageError("holds-a-run", str(path), "what a run trained lies there", "choose another folder")
+    path = without_a_run(folder)
     require_fit(compiled)
     toolchain = find_toolchain(compiled.target)
     with staged(path, MARKER) as inside:
@@ -281,6 +280,16 @@ def build(compiled: Compiled, folder: str | Path) -> BuildResult:
         result = compile_project(inside, compiled.target, toolchain, defines=ram)
         runner = result.elf.relative_to(inside.resolve())
     return replace(result, elf=path / runner)
+
+
+def package(compiled: Compiled, folder: str | Path, name: str) -> None:
+    """Write the model as a module of CMake, Zephyr, PlatformIO or Arduino, and compile nothing. Raises FitError, and
+    UsageError as `build` and `find_package` do."""
+    path, kind = without_a_run(folder), find_package(name, compiled.target)
+    require_fit(compiled)
+    with staged(path, MARKER) as inside:
+        write_package(inside, kind, compiled.program, compiled.training, compiled.title, compiled.target)
+        note(inside, compiled, package=name)
 
 
 def measure(compiled: Compiled) -> BuildResult:

@@ -109,6 +109,13 @@ def is_run(folder: Path) -> bool:
     return (folder / MARKER).is_file() and "loss" in read_origins(folder)[1]
 
 
+def without_a_run(folder: str | Path) -> Path:
+    """The folder. Raises UsageError `holds-a-run` where writing it anew would remove trained weights."""
+    if Path(folder, WEIGHTS).exists():
+        raise UsageError("holds-a-run", str(folder), "what a run trained lies there", "choose another folder")
+    return Path(folder)
+
+
 def walked(folder: Path, data: Path) -> int:
     """How many samples of a walk through `data` the run in `folder` has behind it; 0 where it learned from others."""
     note = read_origins(folder)[1]

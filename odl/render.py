@@ -290,6 +290,15 @@ def built(result: Result) -> str:
     )
 
 
+def packaged(result: Result) -> str:
+    """`odl build --package`."""
+    arena = result["arena_bytes"]["arena"]
+    return _facts(
+        ("package", f"{result['folder']}, for {result['package']}"),
+        ("arena", f"{arena:,} bytes (lower bound {result['arena_lower_bound']:,})"),
+    )
+
+
 def tuned(result: Result) -> str:
     """`odl tune`: what each candidate takes, what each layer chose, and what that gained."""
     cycles = result["cycles"]

@@ -260,6 +260,11 @@ def built(compiled: Compiled, folder: str, result: BuildResult) -> Result:
     }
 
 
+def packaged(compiled: Compiled, folder: str, package: str) -> Result:
+    """`odl build --package`."""
+    return {"target": compiled.target.name, "folder": folder, "package": package, **arena(compiled)}
+
+
 def ran(run: Run) -> Result:
     """`odl run`: costs are of one step, the mean of all. A device that counts nothing tells MACs alone.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import save_data, save_model
+from shop import Shop, make_shop
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,3 +46,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its data."""
     return save_data(tmp_path_factory.mktemp("data") / "data.npz")
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A small network, and its packages for other builds."""
+    return make_shop(tmp_path_factory.mktemp("packages"))

@@ -24,7 +24,7 @@ FLOORS = (
     ("memory", "schedule", "memory_check", "tuning", "tiling", "residency", "lighten", "budget"),
     ("program", "lower", "lower_tiles", "micro_assembly", "microkernels", "microkernels_depthwise"),
     ("executor", "rehearsal", "codegen"),
-    ("wire", "log", "checkpoint", "targets", "toolchain", "compare", "project"),
+    ("wire", "log", "checkpoint", "targets", "toolchain", "compare", "project", "packages"),
     ("profile", "savings", "scores", "tile_report", "render", "console"),
     ("api", "saved", "autotune", "step_time", "selection", "results", "report", "commands", "cli",
      "__init__", "__main__"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
+
 from odl import api, render, results
 from odl.commands.options import RecipeFlags, model_argument, out_option, ram_option, recipe_options, target_option
 from odl.commands.verb import compile_from, verb
 from odl.console import Console
+from odl.packages import PACKAGES
 from odl.project import is_run
 
 
@@ -15,13 +18,28 @@ from odl.project import is_run
 @model_argument
 @target_option
 @ram_option
-@out_option("Folder for the C project.")
+@click.option(
+    "--package",
+    metavar="NAME",
+    help=f"Instead of a project with a runner, a module for somebody else's build: {', '.join(PACKAGES)}.",
+)
+@out_option("Folder for the C project or the package.")
 @recipe_options
 def build(
-    console: Console, model: Path, target: str | None, ram: int | None, output: Path, recipe: RecipeFlags
+    console: Console,
+    model: Path,
+    target: str | None,
+    ram: int | None,
+    package: str | None,
+    output: Path,
+    recipe: RecipeFlags,
 ) -> None:
     """Write a C project that trains MODEL, and compile it."""
     compiled = compile_from(console, model, recipe, target, ram)
     if is_run(model):
         console.note(f"{model}: built with the weights it began with; to build what it trained, odl export it first")
-    console.answer(results.built(compiled, str(output), api.build(compiled, output)), render.built)
+    if package is None:
+        console.answer(results.built(compiled, str(output), api.build(compiled, output)), render.built)
+    else:
+        api.package(compiled, output, package)
+        console.answer(results.packaged(compiled, str(output), package), render.packaged)

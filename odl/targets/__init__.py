@@ -10,7 +10,7 @@ from odl.targets.host import HOST, Host
 from odl.targets.pulp import PULP_OPEN, Gvsoc, banks_are_modelled
 from odl.targets.qemu import QEMU_ZFH, QEMU_ZHINX, Qemu
 
-__all__ = ["DEFAULT", "TARGETS", "Memory", "Simulator", "Target", "find_target", "machine_for", "simulator_for"]
+__all__ = ["DEFAULT", "HOST", "TARGETS", "Memory", "Simulator", "Target", "find_target", "machine_for", "simulator_for"]
 
 DEFAULT = QEMU_ZHINX
 TARGETS: dict[str, Target] = {target.name: target for target in (HOST, QEMU_ZHINX, QEMU_ZFH, PULP_OPEN)}
