@@ -122,7 +122,8 @@ def path(points: Iterable[tuple[float, float]]) -> str:
 def losses(curves: Sequence[tuple[str, str, Sequence[float]]], *, raw: bool = True) -> Chart:
     """A thick line of the running mean of losses and, if `raw`, a thin one of each step's, for every (name, style,
     losses)."""
-    finite = [value for _, _, values in curves for value in values if isfinite(value)]
+    drawn = (values if raw else _means(values) for _, _, values in curves)
+    finite = [value for values in drawn for value in values if isfinite(value)]
     steps, high = max(len(values) for _, _, values in curves), _upper(finite)
     height = 300
     x = _linear(1, max(steps, 2), _LEFT, WIDTH - _RIGHT)

@@ -24,7 +24,7 @@ from odl.targets import DEFAULT, TARGETS
 MOST_POINTS = 500  # a page has a row and two dots for each of them
 TARGET, RAM = "target", "ram"
 _MOST_RAM = 1 << 40
-_MOST_NAME = 60
+_MOST_NAME = 35  # with a hash behind it, what a table shows of it whole
 _LISTS = frozenset(f.name for f in fields(Recipe) if isinstance(f.default, tuple))
 _KNOWN = sorted([TARGET, RAM, *(f.name for f in fields(Recipe))])
 

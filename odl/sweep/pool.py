@@ -54,6 +54,7 @@ def _begin(inputs: Inputs, told: Connection) -> None:
 
 
 def _end(number: int, _frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the pool sends it again, while blocks are being left
     raise SystemExit(128 + number)
 
 

@@ -18,7 +18,7 @@ from odl.project import MARKER, MODEL, WEIGHTS, read_origins, sha256
 from odl.recipe import Recipe
 from odl.staging import staged
 from odl.sweep.grid import Point
-from odl.sweep.jobs import SWEEP, File, Inputs, Job, Outcome, made_from
+from odl.sweep.jobs import SWEEP, File, Inputs, Job, Outcome, made_from, refusal
 from odl.sweep.pareto import front
 from odl.targets import find_target, machine_for
 from odl.training import build_training
@@ -115,11 +115,13 @@ def sweep(wanted: Sweep, folder: Path, runner: Runner, listen: Listener = lambda
 
     missing = []
     for job in wanted.jobs:
-        note = done(folder / job.name, job)
-        if note is None:
-            missing.append(job)
-        else:
+        note, refused = done(folder / job.name, job), _unsound(job)
+        if note is not None:
             keep(job.name, _row(job.name, points[job.name], note), True)
+        elif refused:
+            keep(job.name, _refused_row(job.name, points[job.name], refused), False)
+        else:
+            missing.append(job)
     with closing(runner(wanted.inputs, missing)) as outcomes:  # type: ignore[type-var]  # iterators here are generators
         for outcome in outcomes:
             if not outcome.refused:
@@ -137,6 +139,15 @@ def done(folder: Path, job: Job) -> Result | None:
         return note if whole and note[SWEEP]["made_from"] == job.made_from else None
     except (OdlError, OSError, zipfile.BadZipFile, KeyError, TypeError):
         return None
+
+
+def _unsound(job: Job) -> Result | None:
+    """A recipe that does not go together needs no process to be refused."""
+    try:
+        Recipe(**job.recipe)
+    except UsageError as error:
+        return refusal(error)
+    return None
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -176,7 +187,23 @@ def _refused_row(name: str, point: Point, refused: Result) -> Result:
 
 
 def compared(wanted: Sweep, folder: Path, rows: Sequence[Result]) -> Result:
-    """`odl sweep` as JSON: the same for the same points, however they were run and whenever.
+    """`odl sweep` as JSON: the same for the same points, however they were run and whenever."""
+    fronts = mark_fronts(rows)
+    inputs = wanted.inputs
+    return {
+        "model": wanted.title,
+        "model_sha256": inputs.model_sha256,
+        "data": {"file": inputs.data.name, "sha256": inputs.data.sha256},
+        "test": {"file": inputs.test.name, "sha256": inputs.test.sha256},
+        "steps": wanted.steps,
+        "points": list(rows),
+        "fronts": fronts,
+        "curves": {row["point"]: read_origins(folder / row["point"])[1]["loss"] for row in rows if row["front"]},
+    }
+
+
+def mark_fronts(rows: Sequence[Result]) -> list[Result]:
+    """Set the `unit` of each row's cost, and `front`; returns what the fronts are of, and their points.
 
     Cycles and instructions are different things, and so are an accuracy and an error: there is a front for each pair
     of them. Where a point counts neither, on NumPy or on the host, MACs of a step take their place for all.
@@ -190,21 +217,10 @@ def compared(wanted: Sweep, folder: Path, rows: Sequence[Result]) -> Result:
     for group in groups.values():
         for row, is_on_it in zip(group, front([_measured(row) for row in group]), strict=True):
             row["front"] = is_on_it
-    fronts = [
+    return [
         {"measure": measure, "unit": unit, "points": [row["point"] for row in group if row["front"]]}
         for (measure, unit), group in sorted(groups.items())
     ]
-    inputs = wanted.inputs
-    return {
-        "model": wanted.title,
-        "model_sha256": inputs.model_sha256,
-        "data": {"file": inputs.data.name, "sha256": inputs.data.sha256},
-        "test": {"file": inputs.test.name, "sha256": inputs.test.sha256},
-        "steps": wanted.steps,
-        "points": list(rows),
-        "fronts": fronts,
-        "curves": {row["point"]: read_origins(folder / row["point"])[1]["loss"] for row in rows if row["front"]},
-    }  # fmt: skip
 
 
 def _measured(row: Result) -> tuple[float, float, float]:
