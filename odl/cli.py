@@ -28,6 +28,7 @@ COMMANDS = {
     "checkpoint": "What a device's flash holds.",
     "tune": "Measure kernels and tiles of MODEL, an ONNX file, on the simulator; keep each layer's fastest.",
     "select": "Choose the layers and channels of MODEL that contribute most to learning, within RAM and time.",
+    "sweep": "Train MODEL by each recipe of a grid for each target, and compare accuracy, RAM and cycles.",
     "dump": "Print any stage of MODEL on its way to C, as text.",
 }
 

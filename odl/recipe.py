@@ -164,15 +164,10 @@ class Recipe:
         """Raises UsageError with all that is wrong: with keys or, where each is sound, with what they say together."""
         problems: list[Problem] = []
         for f in fields(self):
-            given = getattr(self, f.name)
-            value = _typed(given, type(f.default))
-            if value is None:
-                problems.append(
-                    Problem("recipe-type", f.name, f"must be {_KINDS[type(f.default)]}, not {_shown(given)}")
-                )
-            else:
+            value, wrong = checked(f.name, getattr(self, f.name))
+            problems += wrong
+            if value is not None:
                 object.__setattr__(self, f.name, value)
-                problems += [Problem("recipe-value", f.name, why) for why in _faults(f.name, value)]
         together = (self._of_scaling, self._of_updates, self._of_replay, self._of_selection)
         problems = problems or [Problem("recipe-value", *found) for rule in together for found in rule()]
         if problems:
@@ -252,6 +247,16 @@ def recipe_of(table: Mapping[str, Any], path: Path) -> Recipe:
     return recipe
 
 
+def checked(name: str, given: object) -> tuple[Any, list[Problem]]:
+    """The value of a key of the type that it has in a recipe, None where it cannot be; and what is wrong with it
+    whatever the other keys say: `recipe-type` or `recipe-value`."""
+    kind = type(getattr(Recipe, name))
+    value = _typed(given, kind)
+    if value is None:
+        return None, [Problem("recipe-type", name, f"must be {_KINDS[kind]}, not {shown(given)}")]
+    return value, [Problem("recipe-value", name, why) for why in _faults(name, value)]
+
+
 def range_text(name: str) -> str:
     """The range of a number, such as "at least 0 and below 1"."""
     least, most, closed = RANGES[name]
@@ -263,7 +268,7 @@ def _number(value: float) -> str:
     return _WRITTEN.get(value, f"{value:g}")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A value as a message has it: not longer than one can read, and a number of any size."""
     if isinstance(value, int) and value.bit_length() > 256:
         return f"a number of {value.bit_length():,} bits"
@@ -309,16 +314,16 @@ def _typed(value: object, kind: type) -> object | None:
 def _faults(name: str, value: Any) -> Iterator[str]:
     """What is wrong with the value of a key, whatever the others say."""
     if name in CHOICES and value not in CHOICES[name]:
-        yield f"must be one of {', '.join(CHOICES[name])}, not {_shown(value)}"
+        yield f"must be one of {', '.join(CHOICES[name])}, not {shown(value)}"
     if name in RANGES and not _in_range(name, value):
-        yield f"must be {range_text(name)}, not {_shown(value)}"
+        yield f"must be {range_text(name)}, not {shown(value)}"
     if name == "trainable" and not value:
         yield "must hold at least one pattern"
     if name == "channels":
         for word in value:
             if channel_run(word) is None:
                 yield (
-                    f"{_shown(word)} is neither PATTERN=FIRST:LAST with FIRST < LAST "
+                    f"{shown(word)} is neither PATTERN=FIRST:LAST with FIRST < LAST "
                     "nor PATTERN=SHARE with 0.0 < SHARE <= 1.0"
                 )
 

@@ -30,6 +30,19 @@ def write_whole(path: Path, content: bytes) -> None:
             part.unlink()
 
 
+def claim(folder: Path, marker: str, content: bytes) -> None:
+    """Make `folder`, or take it where it is empty or holds a file `marker`, and put `content` into that file: a folder
+    that is filled one piece after the other. Raises UsageError `foreign-folder`, `folder-unwritable` or
+    `file-unwritable`."""
+    try:
+        place = folder.resolve()
+        _check(place, marker)
+        place.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise _unwritable(folder, error) from error
+    write_whole(place / marker, content)
+
+
 @contextlib.contextmanager
 def staged(folder: Path, marker: str) -> Iterator[Path]:
     """A fresh folder to fill, which takes the place of `folder` when the block ends well and vanishes when it does not.

@@ -15,7 +15,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Imports go to the same floor or down. A new module gets a line here.
 FLOORS = (
     ("errors", "fp16", "masters", "types", "share", "version", "json_text", "subprocesses", "elf", "cnames", "staging",
-     "objects", "npz"),
+     "objects", "npz", "sizes"),
     ("graph",),
     ("ops",),
     ("model_file", "folding", "frontend", "export", "interpreter"),
@@ -26,7 +26,7 @@ FLOORS = (
     ("executor", "rehearsal", "codegen"),
     ("wire", "log", "checkpoint", "targets", "toolchain", "compare", "project", "packages"),
     ("profile", "savings", "scores", "tile_report", "render", "console"),
-    ("api", "saved", "autotune", "step_time", "selection", "results", "report", "commands", "cli",
+    ("api", "saved", "autotune", "step_time", "selection", "results", "report", "sweep", "commands", "cli",
      "__init__", "__main__"),
 )  # fmt: skip
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}

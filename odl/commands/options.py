@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import click
 from odl import api
 from odl.console import Console
 from odl.recipe import CHOICES, Recipe, read_recipe
+from odl.sizes import size
 from odl.targets import DEFAULT, TARGETS
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
@@ -25,11 +24,10 @@ SIMULATORS = list(dict.fromkeys(target.simulator for target in TARGETS.values())
 
 
 def _n_bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
-    """A size in bytes: 65536, 64K, 1.5M, 64KiB; of a fraction of a byte, the whole ones."""
+    """A size in bytes."""
     if value is None:
         return None
-    match = re.fullmatch(r"([0-9]+|[0-9]+\.[0-9]+(?=[kmg]))(?:([kmg])(?:i?b)?)?", value, re.IGNORECASE)
-    n_bytes = int(Fraction(match[1]) * 1024 ** " kmg".index((match[2] or " ").lower())) if match else 0
+    n_bytes = size(value)
     if not n_bytes:
         raise click.BadParameter(f"{value!r} is no size such as 65536, 64K, 1.5M or 1G")
     return n_bytes

@@ -30,7 +30,8 @@ def page(result: Result) -> str:
     """HTML of a report: `result` is what `odl report --json` prints, of one run or of several."""
     runs = result["runs"]
     names = [run["name"] for run in runs]
-    return _environment(share("templates") / "report").get_template("page.html.j2").render(
+    return rendered(
+        "page.html.j2",
         title=f"{runs[0]['model']}: {' and '.join(names)}",
         runs=runs,
         verdicts=[equal(run) for run in runs],
@@ -43,6 +44,11 @@ def page(result: Result) -> str:
         roofs=[None if "missing" in run["roofline"] else pictures.roofline(run["roofline"]) for run in runs],
         tiles=[[] if "missing" in run["tiles"] else [draw(run["tiles"]) for draw in _TILES] for run in runs],
     )  # fmt: skip
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A template of templates/report with values in it, all of them escaped."""
+    return _environment(share("templates") / "report").get_template(template).render(**values)
 
 
 def _losses(runs: Sequence[Result]) -> pictures.Chart:

@@ -119,16 +119,19 @@ def path(points: Iterable[tuple[float, float]]) -> str:
 # --- the loss ---------------------------------------------------------------------------------------------------------
 
 
-def losses(curves: Sequence[tuple[str, str, Sequence[float]]]) -> Chart:
-    """A thin line of each step's loss and a thick one of its running mean, for every (name, style, losses)."""
-    finite = [value for _, _, values in curves for value in values if isfinite(value)]
+def losses(curves: Sequence[tuple[str, str, Sequence[float]]], *, raw: bool = True) -> Chart:
+    """A thick line of the running mean of losses and, if `raw`, a thin one of each step's, for every (name, style,
+    losses)."""
+    drawn = (values if raw else _means(values) for _, _, values in curves)
+    finite = [value for values in drawn for value in values if isfinite(value)]
     steps, high = max(len(values) for _, _, values in curves), _upper(finite)
     height = 300
     x = _linear(1, max(steps, 2), _LEFT, WIDTH - _RIGHT)
     y = _linear(0, high, height - _BOTTOM, _TOP)
     lines = []
     for name, style, values in curves:
-        for kind, series, label in (("raw", values, ""), ("mean", _means(values), name)):
+        thin = [("raw", values, "")] if raw else []
+        for kind, series, label in (*thin, ("mean", _means(values), name)):
             points = [(x(at), y(min(value, high)) if isfinite(value) else value) for at, value in enumerate(series, 1)]
             lines.append(Line(path(_thinned(points)), f"{style} {kind}", label))
     return Chart(
@@ -198,6 +201,51 @@ def _block(block: Result, nodes: Sequence[Result], x: Scale, y: Scale) -> Rect:
     whole = block["first"] <= 0 and block["last"] >= len(nodes) - 1
     style = "kept" if whole else nodes[first]["phase"]
     return Rect(left, top, round(right - left, 1), round(bottom - top, 1), style, says)
+
+
+# --- points against each other ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A point of a `scatter`: `style` is its class, `says` what it tells."""
+
+    x: float
+    y: float
+    style: str
+    says: str
+
+
+def scatter(
+    title: str, x_axis: str, y_axis: str, spots: Sequence[Spot],
+    x_text: Callable[[float], str], y_text: Callable[[float], str],
+) -> Chart:  # fmt: skip
+    """Points over axes that begin and end near them; later ones lie above earlier ones. Those that are not finite are
+    left out."""
+    height = 340
+    seen = [spot for spot in spots if isfinite(spot.x) and isfinite(spot.y)]
+    low_x, high_x = _around([spot.x for spot in seen])
+    low_y, high_y = _around([spot.y for spot in seen])
+    x = _linear(low_x, high_x, _LEFT + 12, WIDTH - _RIGHT - 12)
+    y = _linear(low_y, high_y, height - _BOTTOM - 12, _TOP + 12)
+    dots = tuple(Dot(x(spot.x), y(spot.y), spot.style, spot.says) for spot in seen)
+    return Chart(
+        title, height, x_axis, y_axis,
+        _ticks(steps_between(low_x, high_x), x, x_text), _ticks(steps_between(low_y, high_y), y, y_text), (), dots,
+    )  # fmt: skip
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    """The least and the largest; of one value alone something around it, so that an axis has a length."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    return (low, high) if low < high else (low - (abs(low) or 1) / 10, high + (abs(high) or 1) / 10)
+
+
+def steps_between(low: float, high: float, about: int = 5) -> list[float]:
+    """The multiples of 1, 2 or 5 times a power of ten from `low` to `high`, some `about` of them."""
+    power = 10.0 ** floor(log10((high - low) / about))
+    step = next(factor * power for factor in (1, 2, 5, 10) if (high - low) / (factor * power) <= about)
+    return [n * step for n in range(ceil(low / step * (1 - 1e-9)), floor(high / step * (1 + 1e-9)) + 1)]
 
 
 # --- the roofs --------------------------------------------------------------------------------------------------------
