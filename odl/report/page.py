@@ -30,13 +30,13 @@ def page(result: Result) -> str:
     """HTML of a report: `result` is what `odl report --json` prints, of one run or of several."""
     runs = result["runs"]
     names = [run["name"] for run in runs]
-    return _environment(share("templates") / "report").get_template("page.html.j2").render(
+    return template("page.html.j2").render(
         title=f"{runs[0]['model']}: {' and '.join(names)}",
         runs=runs,
         verdicts=[equal(run) for run in runs],
         headline=headline(runs),
         loss=_losses(runs),
-        maps=[[(run["name"], each) for each in _maps(run)] for run in runs],
+        maps=[[(run["name"], each) for each in maps(run["memory"])] for run in runs],
         layers=layers(runs),
         unit=unit(runs),
         phases=PHASES,
@@ -53,9 +53,8 @@ def _losses(runs: Sequence[Result]) -> pictures.Chart:
     return pictures.losses(curves)
 
 
-def _maps(run: Result) -> Iterator[pictures.Chart]:
-    """The memories of a training step."""
-    memory = run["memory"]
+def maps(memory: Result) -> Iterator[pictures.Chart]:
+    """The memories of a training step, of what `odl plan` tells."""
     found = {block["space"] for entry in memory["entries"] if entry["entry"] == STEP for block in entry["blocks"]}
     for space in (ARENA, LOCAL):
         if space in memory["arena_bytes"] and space in found:
@@ -89,6 +88,11 @@ def layers(runs: Sequence[Result]) -> list[Result]:
         }
         for name in names
     ]  # fmt: skip
+
+
+def template(name: str) -> jinja2.Template:
+    """One of templates/report."""
+    return _environment(share("templates") / "report").get_template(name)
 
 
 @cache
