@@ -119,7 +119,8 @@ def _compiled(compiled: Compiled) -> Card:
 def _largest(memory: Result) -> tuple[Result, int]:
     """The plan with the largest blocks of a training step alone, and how many others there are."""
     (entry,) = (each for each in memory["entries"] if each["entry"] == STEP)
-    blocks = sorted(entry["blocks"], key=lambda block: block["bytes"] * (block["last"] - block["first"] + 1))
+    drawn = [block for block in entry["blocks"] if block["space"] in memory["arena_bytes"]]
+    blocks = sorted(drawn, key=lambda block: block["bytes"] * (block["last"] - block["first"] + 1))
     left_out = max(0, len(blocks) - _MOST_BLOCKS)
     return {**memory, "entries": [{**entry, "blocks": blocks[left_out:]}]}, left_out
 
