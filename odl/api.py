@@ -25,7 +25,7 @@ from odl.compare import MOST_LANES, Device, Progress, Reference, Verdict
 from odl.compare import verify as compare
 from odl.data import Data, load_data
 from odl.errors import FitError, TargetError, UsageError
-from odl.export import export_model
+from odl.exporting import export_model
 from odl.frontend import load_model
 from odl.graph import Graph, Role
 from odl.log import Log
