@@ -23,14 +23,14 @@ _ON_EVERY_COMMAND = ("as_json", "verbose", "quiet")
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def text(words: str) -> str:
     """Plain text as Markdown that shows it as it stands; what is in backquotes stays code."""
     parts = html.escape(words.replace("\b", "").strip(), quote=False).split("`")
     for at in range(0, len(parts), 2):
-        for mark in "*_[":
+        for mark in "*_[|":
             parts[at] = parts[at].replace(mark, f"\\{mark}")
     return " ".join("`".join(parts).split())
 
@@ -158,9 +158,9 @@ def library() -> str:
     functions = [name for name in names if not isinstance(getattr(odl, name), type)]
     parts = {
         "Functions": sorted(functions, key=_ORDER.index),
-        "Results": [name for name in names if hasattr(getattr(odl, name), "_repr_html_")] + ["Difference"],
+        "Results": ["Compiled", "Verdict", "Difference", "Run", "Scores", "BuildResult"],
     }
-    parts["And what they take and raise"] = [n for n in names if n not in functions and n not in parts["Results"]]
+    parts["What they take and raise"] = [name for name in names if name not in functions + parts["Results"]]
     blocks = [
         "\n\n".join([f"## {title}", *(f"::: {home[name]}.{name}" for name in within)])
         for title, within in parts.items()

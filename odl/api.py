@@ -338,8 +338,8 @@ def infer(
     """The outputs (N, elements of one) binary16 for all N samples of `data`, with the model's weights or `weights`.
 
     `data` is a file as for `verify`, or was loaded from one. `weights` are those of a run, by name. `on` is "numpy", or
-    a simulator as for `train`. `progress` is told (samples done, of how many). Images come out channels last. Raises
-    ModelError where the data cannot be used, ToolError and TargetError.
+    a simulator as for `train`, with its `timeout_s`. `progress` is told (samples done, of how many). Images come out
+    channels last. Raises ModelError where the data cannot be used, ToolError and TargetError.
     """
     data = data if isinstance(data, Data) else load_data(Path(data), compiled.training)
     if on == NUMPY:

@@ -50,7 +50,7 @@ class Compiled(Shown):
 
     @property
     def ram_bytes_needed(self) -> int:
-        """Arena and stack."""
+        """RAM that arena and stack need together."""
         return self.target.ram_bytes + self.missing_bytes
 
     def __repr__(self) -> str:
