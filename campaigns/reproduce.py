@@ -1,9 +1,9 @@
 """python -m campaigns.reproduce [--python PROGRAM ...]: the same bytes again, elsewhere.
 
 Compiles an example for each target and notes the SHA-256 of the generated project, of the ELF file and of what `odl
-check`, `plan` and `run` say as JSON. Does it again in other processes, each in a folder of its own with a cache of its
-own: with another hash seed, and with each Python that is given. Prints what is the same, and writes
-campaigns/reproduce.json, against which tests compare on whatever machine they run.
+check`, `plan` and `run` say as JSON, and of the page of `odl report`. Does it again in other processes, each in a
+folder of its own with a cache of its own: with another hash seed, and with each Python that is given. Prints what is
+the same, and writes campaigns/reproduce.json, against which tests compare on whatever machine they run.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
 from benchmarks.models import ROOT
 from odl import build, compile_model, json_text, read_recipe, results, train
+from odl.cli import cli
+from odl.report.page import page
 from odl.targets import TARGETS
 from odl.toolchain import find_toolchain
 from odl.version import VERSION
@@ -62,7 +66,37 @@ def run_digests(folder: Path) -> Digests:
     found = train(compiled, data, STEPS)
     weights = b"".join(value.tobytes() for value in found.weights.values())
     said = {key: value for key, value in results.ran(found).items() if key not in ("per_step", "layers", "stack_bytes")}
-    return {"a run in QEMU: losses and updates": _of_json(said), "a run in QEMU: weights": _of(weights)}
+    return {
+        "a run in QEMU: losses and updates": _of_json(said), "a run in QEMU: weights": _of(weights),
+        "a run in QEMU: odl report": _of(_report(folder, data).encode()),
+    }  # fmt: skip
+
+
+def _report(folder: Path, data: Path) -> str:
+    """The page about a run, of all that depends neither on a compiler nor on where it was made."""
+    source, run = ROOT / "examples" / EXAMPLES[0], str(folder / "run")
+    words = ["run", str(source / "model.onnx"), "-r", str(source / "recipe.toml"), "--data", str(data)]
+    _odl(*words, "--steps", str(STEPS), "-o", run)
+    (told,) = json.loads(_odl("report", run, "--steps", "1", "--json"))["runs"]
+    layers = [
+        {**_macs(layer), "layer": layer["layer"], "phases": {p: _macs(cost) for p, cost in layer["phases"].items()}}
+        for layer in told["layers"]
+    ]
+    nowhere: dict[str, Any] = {"missing": ""}
+    neutral = {"environment": {}, "commands": [], "flash": nowhere, "time": nowhere, "stack_bytes": 0}
+    neutral["data"] = {"file": "", "sha256": ""}
+    return page({"runs": [{**told, **neutral, "layers": layers, "per_step": _macs(told["per_step"])}]})
+
+
+def _macs(cost: dict[str, Any]) -> dict[str, Any]:
+    return {"macs": cost["macs"]}
+
+
+def _odl(*words: str) -> str:
+    """What a command prints."""
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 def _write_data(path: Path) -> None:
