@@ -7,6 +7,7 @@
 # make fuzz  gives odl hostile files, and trains random networks in five ways that must agree in every bit; takes hours
 # make powercut  cuts the power of a training run at every flash operation (campaigns/)
 # make conformance  runs ONNX's own backend tests, in NumPy and in C (campaigns/)
+# make docs   builds the pages as a site, build/site (mkdocs)
 # make clean  removes what the others made
 #
 # Python packages go into .venv. Where this user may use apt-get, it brings QEMU and what Python lacks.
@@ -15,7 +16,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench bench-gvsoc bench-accuracy fuzz powercut conformance qemu clean
+.PHONY: demo test lint docs bench bench-gvsoc bench-accuracy fuzz powercut conformance qemu clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -29,6 +30,11 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The variable silences an advertisement.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo 'build/site/index.html'
 
 bench: $(VENV)/.test qemu
 	$(BIN)/python -m benchmarks
@@ -61,7 +67,8 @@ $(BIN)/python:
 # The extras of pyproject.toml.
 $(VENV)/.demo: EXTRAS = compiler,demo
 $(VENV)/.test: EXTRAS = compiler,test
-$(VENV)/.demo $(VENV)/.test: $(BIN)/python pyproject.toml
+$(VENV)/.docs: EXTRAS = docs
+$(VENV)/.demo $(VENV)/.test $(VENV)/.docs: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@
 

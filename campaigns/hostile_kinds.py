@@ -34,7 +34,7 @@ from odl.codegen import model_id, traced_buffers
 from odl.console import printable
 from odl.data import load_data
 from odl.errors import TargetError
-from odl.export import export_model
+from odl.exporting import export_model
 from odl.log import LogBuilder
 from odl.project import MARKER, MODEL, WEIGHTS, is_run, note_origins, read_origins, walked, write_project
 from odl.recipe import Recipe, read_recipe

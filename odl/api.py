@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,19 @@ from odl.compare import MOST_LANES, Device, Progress, Reference, Verdict
 from odl.compare import verify as compare
 from odl.data import Data, load_data
 from odl.errors import FitError, TargetError, UsageError
-from odl.export import export_model
-from odl.frontend import Model, load_model
+from odl.exporting import export_model
+from odl.frontend import load_model
 from odl.graph import Graph, Role
 from odl.log import Log
 from odl.lower import lower
-from odl.memory import Plan
-from odl.ops.finish_step import DIVERGED, SKIPPED, TRIED
+from odl.outcomes import Compiled as Compiled  # this is where others look for them
+from odl.outcomes import Run as Run
 from odl.packages import find_package, write_package
 from odl.passes.adapters import merged
 from odl.passes.for_cluster import prepare
 from odl.passes.rematerialize import gather, rematerialize
 from odl.passes.split_gradients import split_gradients
 from odl.passes.split_reductions import split_reductions
-from odl.program import ARENA, Program
 from odl.project import MARKER, note_origins, read_origins, without_a_run, write_project
 from odl.recipe import Recipe
 from odl.rehearsal import rehearse
@@ -68,85 +67,6 @@ def still(done: int, of: int) -> None:
     """The default listener of an evaluation."""
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """A model on its way down: every stage of it, for one recipe and one target.
-
-    `ram_bytes` is the budget where one was given, else 0; `saving` what it takes to keep to it, None if nothing.
-    """
-
-    model: Model
-    recipe: Recipe
-    target: Target
-    training: Training
-    graphs: tuple[Graph, ...]
-    plan: Plan
-    program: Program
-    tuning: Tuning = UNTUNED
-    ram_bytes: int = 0
-    saving: Saving | None = None
-
-    @property
-    def missing_bytes(self) -> int:
-        """What arena and stack need beyond the target's RAM; 0 or less where they fit."""
-        return self.plan.n_bytes[ARENA] + self.target.stack_bytes - self.target.ram_bytes
-
-    @property
-    def title(self) -> str:
-        """What comments call the model."""
-        return self.model.proto.graph.name or self.model.path.stem
-
-
-@dataclass(frozen=True)
-class Updates:
-    """How many updates were tried, and in how many something was skipped since it was not finite; whether training has
-    diverged, and the loss scale at the end; for each weight how many elements, in all updates, were to move and stayed,
-    modulo 2^32."""
-
-    tried: int
-    skipped: int
-    diverged: bool
-    loss_scale: float
-    lost: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training run `on` a simulator: losses by step, the weights at its end by name (binary16), what was counted.
-
-    `counters` are the names of what it counts, empty where that is nothing. `counts` is (profiled steps, kernel calls,
-    counters), `whole` (steps,) what the first counter said of each step. Looking at the counters takes cycles of its
-    own: `whole` is then of a program that does not look, and the profile that of the first steps, up to a batch, of
-    another that does; with latent replay one more, since the first step has no old samples. A run that went on from a
-    checkpoint had its `first` steps done, and tells nothing of them; `saves` are what the device said of checkpoints.
-    """
-
-    compiled: Compiled
-    on: str
-    loss: tuple[float, ...]
-    weights: Mapping[str, Array]
-    counts: Array
-    counters: tuple[str, ...]
-    whole: Array
-    stack_bytes: int
-    first: int = 0
-    saves: tuple[int, ...] = ()
-
-    @property
-    def counter(self) -> str:
-        """The unit of costs."""
-        return self.counters[0] if self.counters else ""
-
-    @property
-    def updates(self) -> Updates:
-        """How its updates went."""
-        control = self.compiled.training.control
-        progress = self.weights[control.progress]
-        scale = self.weights[control.loss_scale] if control.loss_scale else [self.compiled.recipe.loss_scale]
-        lost = {name: int(self.weights[count][0]) & 0xFFFFFFFF for name, count in control.lost.items()}
-        return Updates(int(progress[TRIED]), int(progress[SKIPPED]), bool(progress[DIVERGED]), float(scale[0]), lost)
-
-
 def compile_model(
     path: str | Path,
     recipe: Recipe | None = None,
@@ -155,12 +75,16 @@ def compile_model(
     ram_bytes: int = 0,
     must_fit: bool = True,
 ) -> Compiled:
-    """Import, differentiate, order, place and lower a model. Raises ModelError, UsageError or FitError.
+    """Import, differentiate, order, place and lower a model: all that is known before anything runs.
 
-    `target` is one by name, or one that was made of it (`Target.resized`); folders remember the name alone.
+    `path` is an ONNX file with a batch of 1, `recipe` how it is trained (default: `Recipe()`). `target` is one by name,
+    or one that was made of it (`Target.resized`); folders remember the name alone. `tuning` is what `odl tune` chose.
     `ram_bytes`, or the target's RAM where that is 0, is a budget: where arena and stack do not fit, values are computed
     again (`odl/budget.py`). What does not fit even so is refused, unless `must_fit` is false: then the result is the
     program of fewest bytes.
+
+    Raises ModelError with all that odl does not take of the model, UsageError where the recipe or the target names what
+    is not there, and FitError, `does-not-fit` among them.
     """
     recipe, machine = recipe or Recipe(), find_target(target) if isinstance(target, str) else target
     machine = machine.resized(ram_bytes=ram_bytes)
@@ -262,14 +186,21 @@ def _less(compiled: Compiled) -> str:
 
 
 def open_folder(folder: str | Path) -> Compiled:
-    """Compile again what a project or run folder was made from."""
+    """Compile again what a folder was made from, one that `build` or `save_run` wrote: model, recipe, target, budget.
+
+    The weights are the model's own: those of a run come from `load_weights`. Raises UsageError `not-a-project`, and
+    what `compile_model` raises.
+    """
     origins, _ = read_origins(Path(folder))
     return compile_model(origins.model, origins.recipe, origins.target, origins.tuning, origins.ram_bytes)
 
 
 def build(compiled: Compiled, folder: str | Path) -> BuildResult:
-    """Write the C project and compile its runner. Raises FitError, ToolError, and UsageError: `holds-a-run` where that
-    would remove trained weights, and what staging raises."""
+    """Write the C project into `folder`, whole or not at all, and compile its runner. An older project gives way.
+
+    The sections of the result are in bytes. Raises FitError, ToolError where there is no compiler for the target, and
+    UsageError: `holds-a-run` where that would remove trained weights, and what staging raises.
+    """
     path = without_a_run(folder)
     require_fit(compiled)
     toolchain = find_toolchain(compiled.target)
@@ -316,7 +247,16 @@ def verify(
     progress: Progress = silent,
     timeout_s: float = 120.0,
 ) -> Verdict:
-    """Compare every tensor of `steps` training steps on the target with the NumPy executor, in bits."""
+    """Compare every tensor of `steps` training steps on the target with the NumPy executor, in bits.
+
+    `data` is an .npz file with `x` (N, ...) of the model's input shape, in ONNX's order of axes and any real type, and
+    `y`: (N,) integer labels, or (N, ...) of the output's shape for mean squared error. A step is one sample of it, in
+    an order drawn from the recipe's seed. `on` is a simulator, such as "host" (default: the target's own); `progress`
+    is told (step, loss) of each step that agreed; `timeout_s` is the longest silence of the target in seconds.
+
+    Bits that differ are no error: the verdict tells the first. Raises ModelError where the data cannot be used,
+    ToolError where a compiler or a simulator is missing, TargetError where the target fails.
+    """
     samples = load_data(Path(data), compiled.training).steps(steps, compiled.recipe.seed)
     with ExitStack() as stack:
         device = _device(compiled, on, stack, trace=True, timeout_s=timeout_s)
@@ -334,15 +274,18 @@ def train(
     first: int = 0,
     checkpoints: Checkpoints | None = None,
 ) -> Run:
-    """Train on the target for `steps` samples, streaming the loss to `progress`.
+    """Train on the target for `steps` samples of `data`, a file as for `verify`; `progress` is told (step, loss).
 
-    `on` is a simulator, or "numpy": the executor, a mini-batch at once, with the same bits; it counts nothing. With
-    the `weights` of another run it goes on where that one ended, with the bits of one run over all samples; where that
-    was on the same data, it has seen the `first` samples of the walk through them.
+    `on` is a simulator (default: the target's own), or "numpy": the executor, a mini-batch at once, with the same bits;
+    it counts nothing. `timeout_s` is the longest silence of the target in seconds. With the `weights` of another run it
+    goes on where that one ended, with the bits of one run over all samples; where that was on the same data, it has
+    seen the `first` samples of the walk through them.
 
     With `checkpoints` it saves what it has learned as it goes, and goes on from what it finds there: a run that was cut
-    off, by whatever, ends with the bits of one that was not. Raises ModelError as `prepare_image` says, and UsageError
-    `no-flash`.
+    off, by whatever, ends with the bits of one that was not.
+
+    A run that diverged is no error here (`Run.updates`). Raises ModelError where the data cannot be used and as
+    `prepare_image` says, UsageError `unknown-simulator` and `no-flash`, ToolError and TargetError.
     """
     loaded = load_data(Path(data), compiled.training)
     samples = loaded.steps(steps, compiled.recipe.seed, first)
@@ -395,16 +338,19 @@ def _train_in_numpy(compiled: Compiled, samples: Data, progress: Progress, weigh
 
 def infer(
     compiled: Compiled,
-    data: Data,
+    data: Data | str | Path,
     weights: Mapping[str, Array] | None = None,
     on: str = NUMPY,
     timeout_s: float = 120.0,
     progress: Callable[[int, int], None] = still,
 ) -> Array:
-    """The outputs (N, elements of one) binary16 for all of `data`, with the model's weights or `weights`.
+    """The outputs (N, elements of one) binary16 for all N samples of `data`, with the model's weights or `weights`.
 
-    `on` is "numpy", or a simulator as for `train`. `progress` is told (samples done, of how many).
+    `data` is a file as for `verify`, or was loaded from one. `weights` are those of a run, by name. `on` is "numpy", or
+    a simulator as for `train`, with its `timeout_s`. `progress` is told (samples done, of how many). Images come out
+    channels last. Raises ModelError where the data cannot be used, ToolError and TargetError.
     """
+    data = data if isinstance(data, Data) else load_data(Path(data), compiled.training)
     if on == NUMPY:
         reference, outputs = Reference(compiled.program, compiled.training, MOST_LANES), list[Array]()
         reference.load(weights or {})
@@ -434,7 +380,12 @@ def evaluate(
     timeout_s: float = 120.0,
     progress: Callable[[int, int], None] = still,
 ) -> Scores:
-    """How well the model does on a whole data file: `scores.classified` (cross entropy) or `approximated` (mse)."""
+    """How well the model does, or a run with its `weights`, on all samples of `data`, a file as for `verify`.
+
+    With cross entropy: `samples`, `correct`, `accuracy` (0 to 1), `class_accuracy`, `confusion` and `undecided`, as
+    `odl.scores.classified` says. With mean squared error: `samples` and `mean_squared_error`. `on`, `timeout_s` and
+    `progress` are as for `infer`, and so is what it raises.
+    """
     loaded = load_data(Path(data), compiled.training)
     outputs = infer(compiled, loaded, weights, on, timeout_s, progress)
     if compiled.recipe.loss == "cross_entropy":
@@ -452,8 +403,11 @@ def require_convergence(run: Run) -> None:
 
 
 def export(compiled: Compiled, weights: Mapping[str, Array], path: str | Path) -> None:
-    """Write the original model with its trained weights, whole or not at all; adapters become part of the weights that
-    they adapt. Raises UsageError `file-unwritable`."""
+    """Write the original model with its trained weights, whole or not at all.
+
+    `weights` are those of a run or of a checkpoint, by name, in storage order; what training did not change keeps its
+    binary32 bits, and adapters become part of the weights that they adapt. Raises UsageError `file-unwritable`.
+    """
     trained = {name: value for name, value in weights.items() if name in compiled.training.trainable}
     if compiled.training.adapters:
         held = compiled.model.graph.persistent

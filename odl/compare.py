@@ -22,16 +22,32 @@ from odl.log import Log
 from odl.ops.replay import FILLED
 from odl.program import Call, Program
 from odl.replay import ENCODE, RECALL, REMEMBER
+from odl.shown import Shown
 from odl.targets import Simulator
 from odl.targets.base import ignore
 from odl.training import APPLY, INFER, STEP, Training
-from odl.types import Array
+from odl.types import Array, DType
 from odl.wire import Hashes, Job, Loss, Record
 
 
 @dataclass(frozen=True)
+class Pattern:
+    """An element: its `bits`, hexadecimal and of its type's width, and the `value` that they mean."""
+
+    bits: str
+    value: float
+
+    @classmethod
+    def of(cls, bits: int, dtype: DType) -> Pattern:
+        word = bits & (1 << 8 * dtype.n_bytes) - 1
+        value = np.array(word, f"u{dtype.n_bytes}").view(dtype.numpy).item()
+        return cls(f"0x{word:0{2 * dtype.n_bytes}x}", value)
+
+
+@dataclass(frozen=True)
 class Difference:
-    """Where the target first computes other bits: patterns are of one element, `index` in the tensor as stored."""
+    """Where the target first computes other bits: patterns are of one element of a `dtype`, `index` in the tensor as
+    stored."""
 
     step: int
     layer: str
@@ -40,11 +56,23 @@ class Difference:
     index: tuple[int, ...]
     expected_bits: int
     actual_bits: int
+    dtype: DType = DType.F16
+
+    @property
+    def expected(self) -> Pattern:
+        """What NumPy computes."""
+        return Pattern.of(self.expected_bits, self.dtype)
+
+    @property
+    def actual(self) -> Pattern:
+        """What the target computed."""
+        return Pattern.of(self.actual_bits, self.dtype)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a verification found. `tensors` and `values` count what was compared over all `steps`."""
+class Verdict(Shown):
+    """What a verification found. `tensors` and `values` count what was compared over all `steps`; `loss` (steps,) is
+    NumPy's."""
 
     equal: bool
     steps: int
@@ -52,6 +80,15 @@ class Verdict:
     values: int
     loss: tuple[float, ...]
     first_difference: Difference | None
+
+    def __repr__(self) -> str:
+        found = self.first_difference
+        if found is None:
+            return f"<odl.Verdict equal: {self.values:,} values of {self.tensors:,} tensors over {self.steps:,} steps>"
+        return (
+            f"<odl.Verdict different: step {found.step}, layer {found.layer!r}, tensor {found.tensor!r}"
+            f"{list(found.index)}: {found.actual.bits}, not {found.expected.bits}>"
+        )
 
 
 F32 = np.float32
@@ -248,7 +285,9 @@ def _fetch(program: Program, training: Training, data: Data, device: Device, fou
     at = int(differing[0])
     kernel = call.kernel.name if call.kernel else ""
     index = buffer.index(at % arrays[0].size)
-    return Difference(step, call.layer, kernel, buffer.value, index, int(expected[at]), int(actual[at]))
+    return Difference(
+        step, call.layer, kernel, buffer.value, index, int(expected[at]), int(actual[at]), buffer.type.dtype
+    )
 
 
 def _expected(program: Program, training: Training, head: Data, number: int, traced: int) -> tuple[Call, list[Array]]:

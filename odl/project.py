@@ -12,7 +12,7 @@ from typing import Any
 from odl import json_text
 from odl.codegen import environment, write_sources
 from odl.errors import UsageError
-from odl.export import write_model
+from odl.exporting import write_model
 from odl.frontend import Model
 from odl.program import Program
 from odl.recipe import Recipe, recipe_of

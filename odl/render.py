@@ -22,7 +22,7 @@ Result = Mapping[str, Any]
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Columns two spaces apart, numbers to the right, long words cut except in the last column."""
-    body = [[_cell(value) for value in row] for row in rows]
+    body = [[cell_text(value) for value in row] for row in rows]
     cut = [[*(_cut(cell) for cell in row[:-1]), row[-1]] for row in (list(header), *body)]
     columns = list(zip(*cut, strict=True))
     right = [all(_NUMBER.fullmatch(cell) for cell in column[1:]) for column in columns]
@@ -33,7 +33,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
-def _cell(value: object) -> str:
+def cell_text(value: object) -> str:
+    """A value as a table has it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -82,7 +83,6 @@ def tools(result: Result) -> str:
 
 def checked(result: Result) -> str:
     """`odl check`."""
-    header = ("layer", "output", "MACs", "weights", "trained", "largest", "vanished", "operators")
     macs, weights = result["macs"], f"{result['weights']:,}, of which {result['trained_weights']:,} are trained"
     inputs = ", ".join(f"{value['name']}: {_by(value['shape'])}" for value in result["input"])
     lost = (f"binary16: {n:,} elements of '{name}' become zero" for name, n in result["vanished"].items())
@@ -92,10 +92,14 @@ def checked(result: Result) -> str:
         ("weights", weights),
         ("MACs", f"{macs['forward']:,} forward, {macs['step']:,} a training step"),
     )
-    return _paragraphs(facts, table(header, map(_layer, result["layers"])), "\n".join(lost))
+    return _paragraphs(facts, table(LAYERS, map(layer_row, result["layers"])), "\n".join(lost))
 
 
-def _layer(layer: Result) -> tuple[object, ...]:
+LAYERS = ("layer", "output", "MACs", "weights", "trained", "largest", "vanished", "operators")
+
+
+def layer_row(layer: Result) -> tuple[object, ...]:
+    """A row under LAYERS."""
     weights, words = layer["weights"], "+".join(layer["operators"])
     if not weights:
         return layer["layer"], _by(layer["shape"]), layer["macs"], "", "", "", "", words
@@ -435,10 +439,12 @@ def confusion(result: Result) -> str:
     text = table(header, ((*fact, *(row[c] or "." for c in seen)) for fact, row in zip(facts, matrix, strict=True)))
     if max(map(len, text.splitlines())) <= _LINE_WIDTH:
         return text
-    return table((*header[:3], "taken for"), ((*fact, _most(row)) for fact, row in zip(facts, matrix, strict=True)))
+    return table(
+        (*header[:3], "taken for"), ((*fact, most_taken_for(row)) for fact, row in zip(facts, matrix, strict=True))
+    )
 
 
-def _most(row: Sequence[int]) -> str:
+def most_taken_for(row: Sequence[int]) -> str:
     """The classes that most samples were taken for, with their numbers."""
     order = sorted((-n, column) for column, n in enumerate(row) if n)
     named = [f"{column}: {-n:,}" for n, column in order[:_MOST_CLASSES]]

@@ -374,18 +374,11 @@ def verified(compiled: Compiled, on: str, verdict: Verdict) -> Result:
         "tensors": verdict.tensors,
         "values": verdict.values,
         "loss": list(verdict.loss),
-        "first_difference": _difference(compiled, different) if different else None,
+        "first_difference": _difference(different) if different else None,
     }
 
 
-def _difference(compiled: Compiled, found: Difference) -> Result:
-    types: Mapping[str, Any] = {name: t for graph in compiled.graphs for name, t in graph.types.items()}
-    dtype = types[found.tensor].dtype
-    result: Result = {**asdict(found), "index": list(found.index)}
-    for side in ("expected", "actual"):
-        bits = result.pop(f"{side}_bits") & (1 << 8 * dtype.n_bytes) - 1
-        result[side] = {
-            "bits": f"0x{bits:0{2 * dtype.n_bytes}x}",
-            "value": np.array(bits, f"u{dtype.n_bytes}").view(dtype.numpy).item(),
-        }
-    return result
+def _difference(found: Difference) -> Result:
+    places = {word: getattr(found, word) for word in ("step", "layer", "kernel", "tensor")}
+    sides = {"expected": asdict(found.expected), "actual": asdict(found.actual)}
+    return {**places, "index": list(found.index), **sides}

@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from odl import results
 from odl.api import Compiled, Run, note
 from odl.checkpoint import newest, read_image
 from odl.codegen import model_id
 from odl.errors import ModelError, UsageError
 from odl.npz import read_npz
-from odl.project import MARKER, WEIGHTS
+from odl.project import MARKER, WEIGHTS, sha256
 from odl.staging import staged
 from odl.types import Array, Shape
+
+_NOTED_ANYWAY = ("target", "on", "loss")
 
 
 def require_writable(folder: str | Path) -> None:
@@ -28,20 +31,30 @@ def require_writable(folder: str | Path) -> None:
         raise Enough
 
 
-def save_run(run: Run, folder: str | Path, **more: object) -> None:
-    """Write a run folder: odl.json with the results, the model, and the trained weights.
+def save_run(run: Run, folder: str | Path, data: str | Path | None = None, /, **more: object) -> None:
+    """Write a run folder, whole or not at all: odl.json with the results and `more`, the model, the trained weights.
 
-    weights.npz holds `names`, and w0, w1, ... in that order, each in storage layout.
+    weights.npz holds `names`, and w0, w1, ... in that order, each in storage order. The command line takes such a
+    folder wherever it takes a model. With `data`, what the run learned from, the folder remembers which file that was:
+    `odl run --continue` then goes on behind its samples, and `odl report` finds it. Raises UsageError where `folder`
+    holds what odl did not write, or cannot be written.
     """
+    source: dict[str, object] = {}
+    if data:
+        walked = run.first + len(run.loss)
+        source = {"data": str(data), "data_sha256": sha256(Path(data)), "walked": walked, "continued": False}
+    figures = {word: value for word, value in results.ran(run).items() if word not in _NOTED_ANYWAY}
     with staged(Path(folder), MARKER) as inside:
-        results = {"on": run.on, "loss": run.loss, **more}
-        note(inside, run.compiled, **results)
+        note(inside, run.compiled, **{"on": run.on, "loss": run.loss, **source, **more, **figures})
         arrays: dict[str, Any] = {f"w{i}": value for i, value in enumerate(run.weights.values())}
         np.savez(inside / WEIGHTS, names=np.array(list(run.weights)), **arrays)
 
 
 def load_weights(folder: str | Path, compiled: Compiled) -> dict[str, Array]:
-    """The trained weights of a run folder, by name. Raises UsageError `not-a-run`."""
+    """The trained weights of a run folder, by name, in storage order: what `evaluate`, `export` and `train` take.
+
+    `compiled` is what `open_folder` makes of the same folder. Raises UsageError `not-a-run`.
+    """
     path, held = Path(folder) / WEIGHTS, compiled.program.held
     types = {f"w{i}": each.buffer.type for i, each in enumerate(held)}
     hint = "give a folder that odl run -o wrote"

@@ -6,10 +6,20 @@ from typing import Any
 
 import numpy as np
 
+from odl.shown import Shown
 from odl.types import Array
 
-Scores = dict[str, Any]
 NO_CLASS = -1
+
+
+class Scores(dict[str, Any], Shown):
+    """What an evaluation found, in JSON's words: those of `classified`, or those of `approximated`."""
+
+    def __repr__(self) -> str:
+        if "accuracy" in self:
+            return f"<odl.Scores accuracy {self['accuracy']:.4f}: {self['correct']:,} of {self['samples']:,} samples>"
+        error = self["mean_squared_error"]
+        return f"<odl.Scores mean squared error {error:.6g} of {self['samples']:,} samples>"
 
 
 def predictions(outputs: Array) -> Array:
@@ -32,17 +42,17 @@ def classified(outputs: Array, labels: Array) -> Scores:
     confusion = np.zeros((n_classes, n_classes), np.int64)
     np.add.at(confusion, (labels[decided], predicted[decided]), 1)
     right, of_class = confusion.diagonal().tolist(), np.bincount(labels, minlength=n_classes).tolist()
-    return {
-        "samples": len(labels),
-        "correct": sum(right),
-        "accuracy": sum(right) / len(labels),
-        "undecided": int((~decided).sum()),
-        "class_accuracy": [n_right / n if n else None for n_right, n in zip(right, of_class, strict=True)],
-        "confusion": confusion.tolist(),
-    }
+    return Scores(
+        samples=len(labels),
+        correct=sum(right),
+        accuracy=sum(right) / len(labels),
+        undecided=int((~decided).sum()),
+        class_accuracy=[n_right / n if n else None for n_right, n in zip(right, of_class, strict=True)],
+        confusion=confusion.tolist(),
+    )
 
 
 def approximated(outputs: Array, targets: Array) -> Scores:
     """The mean over all elements of outputs and targets (N, ...) of their squared difference, in binary64."""
     wide = outputs.astype(np.float64).reshape(len(outputs), -1) - targets.reshape(len(targets), -1)
-    return {"samples": len(targets), "mean_squared_error": float((wide * wide).mean())}
+    return Scores(samples=len(targets), mean_squared_error=float((wide * wide).mean()))

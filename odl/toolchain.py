@@ -27,6 +27,7 @@ from odl import subprocesses
 from odl.elf import read_elf
 from odl.errors import FitError, OdlError, Problem, ToolError
 from odl.objects import Objects, cache_folder, fetch, keep
+from odl.shown import Shown
 from odl.targets.base import Target
 from odl.targets.pulp import HOW_TO_INSTALL as GVSOC_HINT
 from odl.targets.pulp import WITHOUT as WITHOUT_GVSOC
@@ -71,7 +72,7 @@ class Toolchain:
 
 
 @dataclass(frozen=True)
-class BuildResult:
+class BuildResult(Shown):
     """A runner, and what its sections take (0 on the host): `text_bytes` in flash, `bss_bytes` (the arena and the
     stack with it) in RAM, `data_bytes` in both."""
 

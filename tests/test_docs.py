@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -18,12 +19,14 @@ import click
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from commands import VERBS
 from models import cnn
 from test_house import FLOORS
 
 import odl
 from odl import errors, targets
+from odl.cli import cli
 from odl.codegen import environment
 from odl.model_file import NEWEST_OPSET, OLDEST_OPSET
 from odl.project import write_project
@@ -229,6 +232,66 @@ def test_quick_start(beginner: Path) -> None:
     assert (beginner / "c/include/odl_model.h").is_file()
 
 
+def typed(page: str, folder: Path, *, without: int) -> list[tuple[list[str], str]]:
+    """What a page has in `sh` blocks, but for the first `without`, typed into one shell in `folder`; for each block the
+    lines that the page shows of its output, and the output."""
+    (folder / "bin").mkdir()
+    for name, words in (("odl", "-m odl "), ("python", "")):
+        (folder / "bin" / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {words}"$@"\n')
+        (folder / "bin" / name).chmod(0o755)
+    found = re.findall(r"^```sh\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", (ROOT / page).read_text(), re.S | re.M)[
+        without:
+    ]
+    script = "\n".join(["set -e", *(f"{code}\necho '=== end ==='" for code, _ in found)])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    outputs = done.stdout.split("=== end ===\n")
+    return [(shown.splitlines(), output) for (_, shown), output in zip(found, outputs[:-1], strict=True)]
+
+
+@pytest.mark.qemu
+def test_the_tutorial_is_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    steps = typed("docs/tutorial.md", tmp_path, without=1)
+    assert sum(bool(shown) for shown, _ in steps) == len(blocks((ROOT / "docs/tutorial.md").read_text(), "text"))
+    for shown, output in steps:
+        assert [line for line in shown if line not in output.splitlines()] == [], output
+    folder = tmp_path / "build/words"
+    assert "same bits as NumPy" in (folder / "report.html").read_text()
+    monkeypatch.chdir(folder)
+    (python,) = blocks((ROOT / "docs/tutorial.md").read_text(), "python")
+    names: dict[str, object] = {}
+    exec(python, names)
+    assert isinstance(names["run"], odl.Run)
+
+
+def test_your_own_data(beginner: Path) -> None:
+    """The files that docs/howto/own-data.md writes are such as odl takes."""
+    for code in blocks((ROOT / "docs/howto/own-data.md").read_text(), "python"):
+        exec(code, {"np": np})
+    ((_, output),) = typed("docs/howto/own-data.md", beginner, without=0)
+    assert " of 20 on numpy" in output
+    with np.load("motion.npz") as motion:
+        assert motion["x"].shape == (99, 3, 1, 100)
+
+
+def test_your_own_board(beginner: Path) -> None:
+    """Its commands, with a chip that is large enough; a compiler that has no part in the bits is enough, too."""
+    text = (ROOT / "docs/howto/own-board.md").read_text()
+    commands = [shlex.split(line) for code in blocks(text, "sh") for line in code.splitlines()]
+    assert [command[1] for command in commands] == ["plan", "build", "run"]
+    for command in commands:
+        words = ["1M" if word == "128K" else word for word in command[1:]]
+        words = ["2" if word == "100" else word for word in words]
+        done = CliRunner().invoke(cli, words)
+        assert done.exit_code == 0, done.output
+    assert len(json.loads(done.stdout)["loss"]) == 2
+    assert (beginner / "c/runner/self_test.c").is_file()
+
+
 def compile_c(text: str, name: str, project: Path, target: targets.Target, toolchain: Toolchain) -> Path:
     source = project / f"{name}.c"
     source.write_text(text)
@@ -282,8 +345,9 @@ def test_firmware_snippets_compile(target: targets.Target, tmp_path: Path) -> No
         "".join(blocks(told, "c")),
         USERS_OWN
         + "".join(blocks((ROOT / "docs/CHECKPOINTS.md").read_text(), "c")).replace("start(void)", "begin(void)"),
+        *blocks((ROOT / "docs/howto/own-board.md").read_text(), "c"),
     ]
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     objects = [
         compile_c(text.replace("learn", f"learn{at}"), f"snippet{at}", project, target, toolchain)
         for at, text in enumerate(snippets)

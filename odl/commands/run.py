@@ -24,9 +24,7 @@ from odl.commands.options import (
 )
 from odl.commands.verb import compile_from, require_no_recipe, verb
 from odl.console import Console
-from odl.project import sha256, walked
-
-_SAVED_ANYWAY = ("target", "on", "loss")
+from odl.project import walked
 
 
 @verb
@@ -88,9 +86,7 @@ def run(
         trained = api.train(compiled, data, steps, on or "", listen, timeout, weights, first, checkpoints)
     result = results.ran(trained)
     if output:
-        further = {key: value for key, value in result.items() if key not in _SAVED_ANYWAY}
-        walk = {"data": str(data), "data_sha256": sha256(data), "walked": first + steps, "continued": goes_on}
-        saved.save_run(trained, output, **walk, **console.facts, **further)
+        saved.save_run(trained, output, data, walked=first + steps, continued=goes_on, **console.facts)
     console.answer(result, render.ran)
     if not trained.updates.tried:
         console.note(f"no batch of {compiled.recipe.batch} was full: nothing was updated")

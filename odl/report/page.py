@@ -37,7 +37,7 @@ def page(result: Result) -> str:
         verdicts=[equal(run) for run in runs],
         headline=headline(runs),
         loss=_losses(runs),
-        maps=[[(run["name"], each) for each in _maps(run)] for run in runs],
+        maps=[[(run["name"], each) for each in maps(run["memory"])] for run in runs],
         layers=layers(runs),
         unit=unit(runs),
         phases=PHASES,
@@ -59,9 +59,8 @@ def _losses(runs: Sequence[Result]) -> pictures.Chart:
     return pictures.losses(curves)
 
 
-def _maps(run: Result) -> Iterator[pictures.Chart]:
-    """The memories of a training step."""
-    memory = run["memory"]
+def maps(memory: Result) -> Iterator[pictures.Chart]:
+    """The memories of a training step, of what `odl plan` tells."""
     found = {block["space"] for entry in memory["entries"] if entry["entry"] == STEP for block in entry["blocks"]}
     for space in (ARENA, LOCAL):
         if space in memory["arena_bytes"] and space in found:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import ceil, floor, isfinite, log10
 from typing import Any
 
@@ -151,8 +152,12 @@ def _upper(values: Sequence[float]) -> float:
 def _means(values: Sequence[float]) -> list[float]:
     """The mean of each value and those before it, over a tenth of all; of the finite ones."""
     window = max(1, len(values) // _SMOOTHED)
-    parts = ([v for v in values[max(0, at - window + 1) : at + 1] if isfinite(v)] for at in range(len(values)))
-    return [sum(part) / len(part) if part else float("nan") for part in parts]
+    sums = list(accumulate((v if isfinite(v) else 0.0 for v in values), initial=0.0))
+    counts = list(accumulate(map(isfinite, values), initial=0))
+    spans = [(max(0, end - window), end) for end in range(1, len(values) + 1)]
+    return [
+        (sums[end] - sums[start]) / n if (n := counts[end] - counts[start]) else float("nan") for start, end in spans
+    ]
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -165,6 +170,34 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
         part = points[start : start + stretch]
         kept += sorted({min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])})
     return kept
+
+
+# --- what was taken for what ------------------------------------------------------------------------------------------
+
+
+def confusion(matrix: Sequence[Sequence[int]]) -> Chart:
+    """A row for each class, a column for what its samples were taken for; the fuller, the larger the share of a row."""
+    n = len(matrix)
+    wide, high = min(_CELL[0], (WIDTH - _LEFT - _RIGHT) / n), _CELL[1]
+    height = round(_TOP + n * high + _BOTTOM)
+    rects = [Rect(_LEFT, _TOP, round(n * wide, 1), n * high, "room", "nothing was taken for that")]
+    for row, counts in enumerate(matrix):
+        for column, count in enumerate(counts):
+            if count:
+                of = sum(counts)
+                says = f"{count:,} of {of:,} samples of class {row} were taken for class {column}"
+                style = f"{'hit' if row == column else 'miss'} share{ceil(4 * count / of)}"
+                x, y = round(_LEFT + column * wide, 1), _TOP + row * high
+                rects.append(Rect(x, y, round(wide, 1), high, style, says, str(count)))
+    names = tuple(Tick(round(_TOP + (at + 0.5) * high, 1), str(at)) for at in range(n))
+    columns = tuple(Tick(round(_LEFT + (at + 0.5) * wide, 1), f"as {at}") for at in range(n))
+    return Chart(
+        "What samples of each class were taken for", height, "", "", columns, names, (), (), tuple(rects),
+        right=round(_LEFT + n * wide),
+    )  # fmt: skip
+
+
+_CELL = (56, 24)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

@@ -14,13 +14,13 @@ def headline(runs: Sequence[Result]) -> list[Row]:
     words: Mapping[str, Callable[[Result], str]] = {
         "bits against NumPy": bits,
         "accuracy": _accuracy,
-        "loss": _losses,
+        "loss": losses,
         "RAM at its peak": _ram,
         "L1": _l1,
         "flash": _flash,
-        "a training step": _step,
+        "a training step": step,
         "time of a step": _time,
-        "updates": _updates,
+        "updates": updates,
         "target": lambda run: f"{run['target']} on {run['on']}",
     }
     rows = [(word, [tell(run) for run in runs]) for word, tell in words.items()]
@@ -81,7 +81,7 @@ def _accuracy(run: Result) -> str:
     return "mean squared error {} before, {} after; ".format(*words) + f"{found['file']}, {where}"
 
 
-def _losses(run: Result) -> str:
+def losses(run: Result) -> str:
     loss = run["loss"]
     if not loss:
         return "no step was done"
@@ -108,11 +108,11 @@ def _flash(run: Result) -> str:
     return f"{found['text'] + found['data']:,} bytes of code, constants and initial weights, with the runner"
 
 
-def _step(run: Result) -> str:
-    step = run["per_step"]
-    count = "".join(f"{step[word]:,.0f} {word}, " for word in ("cycles", "instructions") if word in step)
-    rate = f", {step['mac_per_cycle']:.2f} a cycle" if "mac_per_cycle" in step else ""
-    return f"{count}{step['macs']:,} MACs{rate}"
+def step(run: Result) -> str:
+    costs = run["per_step"]
+    count = "".join(f"{costs[word]:,.0f} {word}, " for word in ("cycles", "instructions") if word in costs)
+    rate = f", {costs['mac_per_cycle']:.2f} a cycle" if "mac_per_cycle" in costs else ""
+    return f"{count}{costs['macs']:,} MACs{rate}"
 
 
 def _time(run: Result) -> str:
@@ -124,7 +124,7 @@ def _time(run: Result) -> str:
     return f"{least}{found['seconds'] * 1e3:.3g} ms at {found['clock_hz'] / 1e6:g} MHz{because}"
 
 
-def _updates(run: Result) -> str:
+def updates(run: Result) -> str:
     found = run["updates"]
     skipped = f", {found['skipped']:,} not finite and skipped" if found["skipped"] else ""
     return f"{found['tried']:,}{skipped}" + (", DIVERGED" if found["diverged"] else "")

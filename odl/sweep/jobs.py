@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from odl import api, results
+from odl import api
 from odl.errors import OdlError, Problem, ToolError
 from odl.program import ARENA
 from odl.project import MARKER, MODEL, WEIGHTS
@@ -23,7 +23,6 @@ from odl.tuning import tuning_from_json
 from odl.version import VERSION
 
 SWEEP = "sweep"  # the part of a run folder's odl.json that a sweep adds
-_SAVED_ANYWAY = ("target", "on", "loss")
 
 Result = dict[str, Any]
 
@@ -126,14 +125,16 @@ def _run_folder(inputs: Inputs, job: Job, scratch: Path) -> dict[str, bytes]:
     before = api.evaluate(compiled, test)
     run = api.train(compiled, data, job.steps, job.on, timeout_s=job.timeout_s)
     after = api.evaluate(compiled, test, run.weights)
-    noted = {key: value for key, value in results.ran(run).items() if key not in _SAVED_ANYWAY}
-    walk = {"data": inputs.data.name, "data_sha256": inputs.data.sha256, "walked": job.steps, "continued": False}
+    more: dict[str, Any] = {
+        "data": inputs.data.name, "data_sha256": inputs.data.sha256, "walked": job.steps, "continued": False,
+        "model_sha256": inputs.model_sha256,
+    }  # fmt: skip
     swept = {
         "made_from": job.made_from, "test": inputs.test.name, "test_sha256": inputs.test.sha256,
         "before": before, "after": after, "ram_bytes": compiled.plan.n_bytes[ARENA] + compiled.target.stack_bytes,
     }  # fmt: skip
     folder = scratch / "run"
-    save_run(run, folder, **walk, model_sha256=inputs.model_sha256, **noted, **{SWEEP: swept})
+    save_run(run, folder, None, **more, **{SWEEP: swept})
     return {name: (folder / name).read_bytes() for name in (MARKER, MODEL, WEIGHTS)}
 
 
