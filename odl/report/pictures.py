@@ -328,7 +328,8 @@ def tiles(found: Result) -> Chart:
     rects: list[Rect] = []
     for node, top in zip(nodes, tops, strict=True):
         rects += [*_cuts(node, top), *_share_of_l1(node, top, found["l1_bytes"]["available"])]
-    names = tuple(Tick(top + _BAR / 2, node["node"]) for node, top in zip(nodes, tops, strict=True))
+    layer = f"{found['layer']}."
+    names = tuple(Tick(top + _BAR / 2, node["node"].removeprefix(layer)) for node, top in zip(nodes, tops, strict=True))
     ends = (Tick((_CUTS[0] + _CUTS[1]) / 2, "tiles of the output"), Tick(sum(_L1) / 2, "largest tile in L1"))
     return Chart(f"Tiles of {found['layer']}", height, "", "", ends, names, (), (), tuple(rects), left=_CUTS[0])
 
@@ -354,7 +355,8 @@ def _share_of_l1(node: Result, top: int, available: int) -> Iterator[Rect]:
     moved = f"{node['dma_in_bytes']:,} bytes in, {node['dma_out_bytes']:,} out"
     says = f"{node['node']}: {node['l1_bytes']:,} bytes of L1 for its largest tile; {moved}"
     yield Rect(_L1[0], top, width, _BAR, "room", f"{available:,} bytes of L1")
-    yield Rect(_L1[0], top, round(width * min(1, share), 1), _BAR, "used", says, f"{share:.0%}")
+    yield Rect(_L1[0], top, round(width * min(1, share), 1), _BAR, "used", "")
+    yield Rect(_L1[0], top, width, _BAR, "clear", says, f"{share:.0%}")
 
 
 def local_map(found: Result) -> Chart:
