@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -88,6 +88,7 @@ def plan(graphs: Sequence[Graph], tiled: Mapping[str, Tiled] | None = None) -> P
     """
     tiled = tiled or {}
     assert len({graph.name for graph in graphs}) == len(graphs), "two graphs have the same name"
+    require_free_names(graphs)
     held, n_bytes = _hold(graphs)
     persistent_bytes = n_bytes[ARENA]
     chains = {name: each.chains for name, each in tiled.items()}
@@ -110,6 +111,13 @@ def plan(graphs: Sequence[Graph], tiled: Mapping[str, Tiled] | None = None) -> P
     unpadded = sum(t.type.n_bytes for name, t in _persistent(graphs).items() if held[name].space == ARENA)
     most_live = max((most for moving in transient for most in _live(moving)), default=0)
     return Plan(places, n_bytes, unpadded + most_live, persistent_bytes, chains)
+
+
+def require_free_names(graphs: Iterable[Graph]) -> None:
+    """Raises ModelError `reserved-name` for an input, which is a memory of its own, that is named like another one."""
+    for name in (name for graph in graphs for name in graph.inputs):
+        if name in (ARENA, FLASH):
+            raise ModelError("reserved-name", name, "a memory has this name", "rename the model's input")
 
 
 def timeline(graph: Graph, planned: Plan) -> tuple[tuple[Block, Place], ...]:
@@ -261,8 +269,6 @@ def _hold(graphs: Sequence[Graph]) -> tuple[dict[str, Place], dict[str, int]]:
         places[name] = Place(space, n_bytes[space])
         n_bytes[space] += _aligned(tensor.type.n_bytes)
     for name, type_ in (item for graph in graphs for item in graph.inputs.items()):
-        if name in (ARENA, FLASH):
-            raise ModelError("reserved-name", name, "a memory has this name", "rename the model's input")
         n_bytes[name] = max(n_bytes.get(name, 0), type_.n_bytes)
     return places, n_bytes
 
@@ -290,7 +296,7 @@ _RANKS: tuple[Callable[[int, int, int], tuple[int, ...]], ...] = (
 
 @dataclass(frozen=True)
 class _Packing:
-    """Boxes laid one after another in an order: where each begins and ends, and the height of the whole, in granules."""
+    """Boxes laid one after another in an order: where each begins and ends, and the height of all, in granules."""
 
     order: Sequence[int]
     spans: Sequence[_Span]
@@ -344,8 +350,8 @@ def _relay(
     """`_lay`, where `before` is all of it but for one box: that of `turn`, whose turn now is `to`.
 
     `meets` holds for each box those that live when it does. A box is laid again only where one that it meets was laid
-    elsewhere, or has come to be laid before or behind it: of ResNet8's 921 in L1 eight a move, not 542, and its layout takes
-    0.6 s instead of 2.7. None where the whole stands out more above `goal`.
+    elsewhere, or has come to be laid before or behind it: of ResNet8's 921 in L1 eight a move, not 542, and its layout
+    takes 0.6 s instead of 2.7. None where the whole stands out more above `goal`.
     """
     order, same = list(before.order), min(turn, to)
     order.insert(to, order.pop(turn))

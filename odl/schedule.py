@@ -290,7 +290,7 @@ class _Search:
         return None
 
     def _growth(self, at: int, done: int) -> tuple[int, int]:
-        """`_Work.growth`, kept: most of a search goes by here, and 31 of 32 times (ResNet8) asks what it has asked before."""
+        """`_Work.growth`, kept: most of a search goes by here, 31 of 32 times (ResNet8) for what was asked before."""
         self.tried += 1
         found, asked = self.found[at], done & self.asks[at]
         growth = found.get(asked)

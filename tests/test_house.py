@@ -15,7 +15,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Imports go to the same floor or down. A new module gets a line here.
 FLOORS = (
     ("errors", "fp16", "masters", "types", "share", "version", "json_text", "subprocesses", "elf", "cnames", "staging",
-     "objects", "npz"),
+     "objects", "npz", "signals", "stages"),
     ("graph",),
     ("ops",),
     ("model_file", "folding", "frontend", "export", "interpreter"),
@@ -25,7 +25,7 @@ FLOORS = (
     ("program", "lower", "lower_tiles", "micro_assembly", "microkernels", "microkernels_depthwise"),
     ("executor", "rehearsal", "codegen"),
     ("wire", "log", "checkpoint", "targets", "toolchain", "compare", "project"),
-    ("profile", "savings", "scores", "tile_report", "render", "console"),
+    ("profile", "savings", "scores", "tile_report", "render", "status", "console"),
     ("api", "saved", "autotune", "step_time", "selection", "results", "report", "commands", "cli",
      "__init__", "__main__"),
 )  # fmt: skip
