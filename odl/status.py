@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from odl.signals import deferred
+
 _WIDTH = 80  # of a terminal that does not tell
 _ECHO = 2  # columns of the ^C that a terminal adds
 _BAR = 24
@@ -23,8 +25,9 @@ class Status:
     def show(self, text: str) -> None:
         if self._stream:
             text = text[: self._columns() - _ECHO - 1]
-            self._write("\r" + text.ljust(len(self._shown)))
-            self._shown = text
+            with deferred():  # or Ctrl-C leaves what nobody knows to be there
+                self._write("\r" + text.ljust(len(self._shown)))
+                self._shown = text
 
     def clear(self) -> None:
         if self._shown:

@@ -370,6 +370,7 @@ def compile_project(
 
 def doctor(targets: Mapping[str, Target]) -> list[ToolStatus]:
     """What this machine has to compile for `targets` and to run them."""
+    stage("asking compilers and simulators")
     compilers = [_compiler_status(target) for target in targets.values()]
     return [*compilers, _qemu_status(), _gvsoc_status()]
 

@@ -16,6 +16,7 @@ from odl import wire
 from odl.elf import read_elf
 from odl.errors import TargetError, UsageError
 from odl.log import Log, LogBuilder
+from odl.stages import stage
 from odl.staging import scratch
 from odl.subprocesses import Child
 from odl.wire import Flash, Job, LogReader, Record
@@ -217,6 +218,7 @@ def simulate(
         wire.write_job(workdir / wire.JOB_FILE, job)
         held = [stack.enter_context(_flash(workdir / wire.FLASH_FILE, job.flash)).fileno()] if job.flash.n_bytes else []
         console = stack.enter_context((workdir / CONSOLE_FILE).open("wb"))
+        stage(f"running {Path(argv[0]).name}")
         child = stack.enter_context(_start(argv, elf, console, workdir, held))
         builder = LogBuilder(job)
         for record in _Run(elf, workdir, timeout_s, dialect).records(child):
