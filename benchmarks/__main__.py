@@ -39,13 +39,15 @@ def made_on() -> dict[str, str]:
 
 
 def main() -> None:
+    from benchmarks import tool_speed  # which tells what it was made on by what stands above
+
     models = []
     for name, subject in chosen().items():
         print(f"measuring {subject.title}", file=sys.stderr)
         models.append(measured(name, subject))
     results = {"schema_version": SCHEMA, "made_on": made_on(), "models": models}
     (ROOT / "benchmarks/results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (ROOT / "docs/BENCHMARKS.md").write_text(report.page(results))
+    (ROOT / "docs/BENCHMARKS.md").write_text(report.page(results) + tool_speed.section())
     print(report.text(results))
 
 
