@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.__main__ import made_on
+from benchmarks.measure import made_on
 from benchmarks.models import ROOT, SUBJECTS
 from benchmarks.pages import fill
 from benchmarks.report import markdown
