@@ -2,6 +2,7 @@
 # make test   runs every test
 # make lint   ruff and mypy
 # make bench  measures speed and size (benchmarks/)
+# make bench-tool  times odl's own commands
 # make bench-gvsoc  measures the eight cores of pulp-open, where $ODL_GVSOC is
 # make bench-accuracy  trains in binary16 and, by PyTorch, in binary32, on the real data of $ODL_REAL; takes hours
 # make fuzz  gives odl hostile files, and trains random networks in five ways that must agree in every bit; takes hours
@@ -16,7 +17,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint docs bench bench-gvsoc bench-accuracy fuzz powercut conformance qemu clean
+.PHONY: demo test lint docs bench bench-tool bench-gvsoc bench-accuracy fuzz powercut conformance qemu clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -38,6 +39,9 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.test qemu
 	$(BIN)/python -m benchmarks
+
+bench-tool: $(VENV)/.test
+	$(BIN)/python -m benchmarks.tool_speed
 
 bench-gvsoc: $(VENV)/.test
 	$(BIN)/python -m benchmarks.gvsoc

@@ -7,35 +7,13 @@ and else the examples' own. What is required is told beside the numbers, and fai
 from __future__ import annotations
 
 import json
-import os
-import platform
-import re
 import sys
-from pathlib import Path
 
-import numpy as np
-
-from benchmarks import report
-from benchmarks.measure import compilers, measured
+from benchmarks import report, tool_speed
+from benchmarks.measure import made_on, measured
 from benchmarks.models import ROOT, chosen
-from odl.targets.qemu import find_qemu, qemu_version
-from odl.version import VERSION
 
 SCHEMA = 1
-
-
-def made_on() -> dict[str, str]:
-    """What the seconds depend on, and the compilers that the counts depend on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.M) if cpuinfo.exists() else None
-    qemu = find_qemu()
-    return {
-        "odl": VERSION,
-        "compilers": ", ".join(compilers()),
-        "QEMU": ".".join(map(str, qemu_version(qemu))) if qemu else "",
-        "processor": f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores",
-        "Python": f"{platform.python_version()}, NumPy {np.__version__}",
-    }
 
 
 def main() -> None:
@@ -45,7 +23,7 @@ def main() -> None:
         models.append(measured(name, subject))
     results = {"schema_version": SCHEMA, "made_on": made_on(), "models": models}
     (ROOT / "benchmarks/results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (ROOT / "docs/BENCHMARKS.md").write_text(report.page(results))
+    (ROOT / "docs/BENCHMARKS.md").write_text(report.page(results) + tool_speed.section())
     print(report.text(results))
 
 

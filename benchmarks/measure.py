@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -17,6 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.models import REQUIRED, Subject
 from odl import Compiled, build, train
 from odl.compare import Reference
@@ -27,7 +31,9 @@ from odl.project import sha256
 from odl.results import arena, ran
 from odl.targets import DEFAULT, TARGETS
 from odl.targets.pulp import PULP_OPEN
+from odl.targets.qemu import find_qemu, qemu_version
 from odl.toolchain import Toolchain, find_toolchain
+from odl.version import VERSION
 
 Result = dict[str, Any]
 
@@ -36,6 +42,20 @@ DEVICES = tuple(target.name for target in TARGETS.values() if target.is_riscv an
 ZIG = f"{sys.executable} -m ziglang cc"
 
 _N_STEPS, _N_BUILDS = 7, 3
+
+
+def made_on() -> dict[str, str]:
+    """What the seconds depend on, and the compilers that the counts depend on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.M) if cpuinfo.exists() else None
+    qemu = find_qemu()
+    return {
+        "odl": VERSION,
+        "compilers": ", ".join(compilers()),
+        "QEMU": ".".join(map(str, qemu_version(qemu))) if qemu else "",
+        "processor": f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores",
+        "Python": f"{platform.python_version()}, NumPy {np.__version__}",
+    }
 
 
 def measured(name: str, subject: Subject) -> Result:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -30,7 +29,8 @@ from odl.frontend import load_model
 from odl.graph import Graph, Role
 from odl.log import Log
 from odl.lower import lower
-from odl.outcomes import Compiled as Compiled  # this is where others look for them
+from odl.outcomes import Accepted as Accepted  # this is where others look for them
+from odl.outcomes import Compiled as Compiled
 from odl.outcomes import Run as Run
 from odl.packages import find_package, write_package
 from odl.passes.adapters import merged
@@ -45,7 +45,8 @@ from odl.replay import RECALL, REMEMBER
 from odl.residency import layout
 from odl.schedule import schedule
 from odl.scores import Scores, approximated, classified
-from odl.staging import staged, write_whole
+from odl.stages import stage
+from odl.staging import scratch, staged, write_whole
 from odl.targets import DEFAULT, Target, find_target, machine_for, simulator_for
 from odl.targets.base import ignore
 from odl.tiling import UNTUNED
@@ -55,7 +56,6 @@ from odl.tuning import Tuning
 from odl.types import Array
 from odl.wire import FLASH_FILE, NO_FLASH, Job, Loss, Output, Record
 
-MOST_LOOKS = 1 << 38  # half a minute of them
 NUMPY = "numpy"  # on no target: the executor
 
 
@@ -65,6 +65,20 @@ def silent(step: int, loss: float) -> None:
 
 def still(done: int, of: int) -> None:
     """The default listener of an evaluation."""
+
+
+def accept(path: str | Path, recipe: Recipe | None = None) -> Accepted:
+    """Import and differentiate a model: what any target needs, and as far as the model and its recipe alone decide.
+
+    Raises ModelError and UsageError.
+    """
+    recipe = recipe or Recipe()
+    stage(f"reading {Path(path).name}")
+    model = load_model(Path(path), keeps_norms=recipe.parameters == "norms")
+    stage("finding gradients")
+    training = build_training(model.graph, recipe)
+    memory.require_free_names(training.graphs.values())
+    return Accepted(model, recipe, training)
 
 
 def compile_model(
@@ -86,49 +100,40 @@ def compile_model(
     Raises ModelError with all that odl does not take of the model, UsageError where the recipe or the target names what
     is not there, and FitError, `does-not-fit` among them.
     """
-    recipe, machine = recipe or Recipe(), find_target(target) if isinstance(target, str) else target
+    machine = find_target(target) if isinstance(target, str) else target
     machine = machine.resized(ram_bytes=ram_bytes)
-    model = load_model(Path(path), keeps_norms=recipe.parameters == "norms")
-    training = build_training(model.graph, recipe)
-    placed, saving = _fitted(training, machine, tuning)
+    accepted = accept(path, recipe)
+    placed, saving = _fitted(accepted.training, machine, tuning)
+    stage("lowering to kernel calls")
     compiled = Compiled(
-        model, recipe, machine, training, placed.graphs, placed.plan, lower(placed.graphs, placed.plan, placed.layouts),
-        tuning, ram_bytes, saving,
+        accepted.model, accepted.recipe, accepted.training, machine, placed.graphs, placed.plan,
+        lower(placed.graphs, placed.plan, placed.layouts), tuning, ram_bytes, saving,
     )  # fmt: skip
     if must_fit:
         require_fit(compiled)
     if compiled.missing_bytes > 0:
         return compiled  # to be looked at alone, and perhaps too large for what follows
+    stage("checking the plan")
     if machine.l1_bytes:
         rehearse(compiled.program)
     else:
-        _require_checkable(placed.graphs)
+        memory_check.require_checkable(placed.graphs)
         problems = memory_check.check(placed.graphs, placed.plan)
         assert not problems, "\n".join(problems)
     return compiled
 
 
-def _require_checkable(graphs: Sequence[Graph]) -> None:
-    """Raises FitError `too-large-to-check`: the replay of a plan looks at each byte that a node reads or writes."""
-    looks = sum(
-        graph.types[value].n_bytes
-        for graph in graphs
-        for node in graph.nodes
-        for value in (*node.inputs, *node.outputs)
-    )
-    if looks > MOST_LOOKS:
-        why = f"its nodes read and write {looks:,} bytes in a step, and no more than {MOST_LOOKS:,} are checked"
-        raise FitError("too-large-to-check", "model", why, "train fewer layers, or fewer of their channels")
-
-
 def _fitted(training: Training, machine: Target, tuning: Tuning) -> tuple[Placed, Saving | None]:
     """The graphs in an order, with a place for every value. Where cores work in a local memory, calls are tiles."""
     capacity, budget = machine.l1_bytes, machine.ram_bytes - machine.stack_bytes
+    stage("ordering nodes")
 
     def place(graphs: Sequence[Graph]) -> Placed:
+        stage("placing values")
         return Placed(tuple(graphs), memory.plan(graphs))
 
     def place_tiled(graphs: Sequence[Graph]) -> Placed:
+        stage("placing values and tiles")
         near = [graph for graph in graphs if graph.name not in _IN_THE_ARENA]
         layouts = {graph.name: layout(graph, capacity, tuning) for graph in near}
         return Placed(
@@ -226,8 +231,8 @@ def package(compiled: Compiled, folder: str | Path, name: str) -> None:
 def measure(compiled: Compiled) -> BuildResult:
     """The sizes of the runner that `build` would leave, built and thrown away. Raises FitError and ToolError."""
     require_fit(compiled)
-    with tempfile.TemporaryDirectory(prefix="odl-") as scratch:
-        folder = Path(scratch, "project")
+    with scratch() as place:
+        folder = place / "project"
         write_project(folder, compiled.title, compiled.program, compiled.training, compiled.target)
         ram = {"ODL_RAM_BYTES": compiled.target.ram_bytes}
         return compile_project(folder, compiled.target, find_toolchain(compiled.target), defines=ram)
@@ -422,8 +427,7 @@ def _device(compiled: Compiled, on: str, stack: ExitStack, *, trace: bool, timeo
     """A compiled program in a temporary project folder that lives as long as `stack`."""
     machine = machine_for(compiled.target, on)
     toolchain = find_toolchain(machine)
-    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="odl-")))
-    folder = scratch / "project"
+    folder = stack.enter_context(scratch()) / "project"
     write_project(folder, compiled.title, compiled.program, compiled.training, machine)
     result = compile_project(folder, machine, toolchain, trace=trace)
     return Device(simulator_for(machine), result.elf, timeout_s, compiled.program)
@@ -438,7 +442,7 @@ def _run(
         device = _device(compiled, on, stack, trace=job.profile, timeout_s=timeout_s)
         if not image:
             return device.run(job, listen)
-        workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="odl-")))
+        workdir = stack.enter_context(scratch())
         (workdir / FLASH_FILE).symlink_to(image.resolve())
         return device.run(job, listen, workdir)
 

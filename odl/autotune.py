@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -27,7 +26,8 @@ from odl.ops._importer import onnx_shape
 from odl.passes.for_cluster import DIRECT, REARRANGED, forms
 from odl.project import sha256
 from odl.recipe import Recipe
-from odl.staging import write_whole
+from odl.stages import stage
+from odl.staging import scratch, write_whole
 from odl.targets import Target, find_target
 from odl.training import STEP
 from odl.tuning import SCHEMA, Knobs, Tuning, read_tuning
@@ -144,11 +144,14 @@ def tune(
     missing = [name for name in bench.candidates if name not in bench.known]
     stop = threading.Event()
     pool = ThreadPoolExecutor(jobs or os.cpu_count(), initializer=subprocesses.heed, initargs=(stop,))
+    told = f"measuring {len(missing)} candidates on {machine.simulator}"
+    stage(told)
     try:
         under_way = {pool.submit(bench.measure, name): name for name in missing}
         for done in as_completed(under_way):
             bench.keep(under_way[done], done.result())
             progress(len(bench.known), bench.n_runs, under_way[done], done.result().whole)
+            stage(f"{told}: {len(bench.known)} of {bench.n_runs} done")
     finally:
         stop.set()  # after a signal or a refusal simulators are under way, for minutes
         pool.shutdown(cancel_futures=True)
@@ -226,8 +229,8 @@ class _Bench:
         graph, training = compiled.training.step, compiled.training
         sample, target = graph.inputs[training.sample], graph.inputs[training.target]
         generator = np.random.default_rng(0)
-        with tempfile.TemporaryDirectory(prefix="odl-") as folder:
-            data = Path(folder) / "data.npz"
+        with scratch() as folder:
+            data = folder / "data.npz"
             x = generator.standard_normal(onnx_shape(sample.shape)).astype(np.float32)
             y = np.zeros(1, np.int32) if target.dtype.value == "i32" else np.zeros(onnx_shape(target.shape), np.float32)
             np.savez(data, x=x, y=y)

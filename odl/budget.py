@@ -9,6 +9,7 @@ from odl.graph import Graph
 from odl.lighten import STEP, Lighter, lighten, with_masks
 from odl.memory import ARENA, Plan
 from odl.residency import Layout
+from odl.stages import stage
 
 _TRIES = 4  # plans for one budget: a plan can need other bytes than live at once
 
@@ -52,6 +53,7 @@ def fit(graphs: Sequence[Graph], budget: int, place: Place, fused: bool = False)
     aim = budget - placed.plan.persistent_bytes
     for _ in range(_TRIES):
         goal = aim
+        stage(f"finding what to compute again, to fit {budget:,} bytes")
         lighter = _lightened(placed.graphs, goal, fused)
         found = place([each.graph for each in lighter])
         if found.arena_bytes <= budget:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -10,8 +9,11 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from odl import signals
 from odl.errors import ExitCode
 from odl.version import VERSION
+
+INTERRUPTED = 130  # 128 + the signal's number, as shells have it
 
 # A command is of the same name in the module of that name; this is the first sentence of what it says of itself.
 COMMANDS = {
@@ -51,6 +53,14 @@ class Commands(click.Group):
         found: dict[str, Any] = vars(import_module(f"odl.commands.{cmd_name}"))
         return next(c for c in found.values() if isinstance(c, click.Command) and c.name == cmd_name)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Ctrl-C ends any command, also one that is still being imported, with the same words and code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -70,11 +80,10 @@ def cli() -> None:
 
 def main() -> None:
     """The entry point. A SIGTERM unwinds as Ctrl-C does, so that no child outlives us."""
-
-    def terminate(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, terminate)
+    signals.catch()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    cli(prog_name="odl")
+    try:
+        cli(prog_name="odl")
+    finally:
+        signals.ignore()  # what is still to be removed is removed when the interpreter ends

@@ -14,10 +14,11 @@ import click
 
 from odl import json_text
 from odl.errors import ExitCode, OdlError
+from odl.status import Bar, Status
 from odl.version import VERSION
 
 SCHEMA = 1
-INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells have it
+BROKEN_PIPE = 141  # 128 + the signal's number, as shells have it
 
 
 @dataclass
@@ -29,49 +30,54 @@ class Console:
     facts: dict[str, str] = field(default_factory=dict)
     _answered: bool = False
 
+    def __post_init__(self) -> None:
+        self._status = Status(sys.stderr if self.verbosity >= 0 and sys.stderr.isatty() else None)
+
     def answer(self, result: Mapping[str, Any], text: Callable[[Mapping[str, Any]], str]) -> None:
         """The result: JSON, or what `text` makes of it."""
         self._answered = True
+        self._status.clear()
         click.echo(self._envelope(result) if self.as_json else printable(text(result)))
 
     def stream(self, text: str) -> None:
         """A line of a result that comes bit by bit; JSON has it whole, later."""
         if not self.as_json:
+            self._status.clear()
             click.echo(printable(text))
 
     def note(self, text: str) -> None:
         """A line for all but those who said -q."""
         if self.verbosity >= 0:
-            click.echo(printable(text), err=True)
+            self._aside(text)
 
     def log(self, text: str) -> None:
         """A line for those who said -v."""
         if self.verbosity > 0:
+            self._aside(text)
+
+    def _aside(self, text: str) -> None:
+        with self._status.hidden():
             click.echo(printable(text), err=True)
+
+    def stage(self, text: str) -> None:
+        """What is being done now, on a terminal, until something else is or the command ends."""
+        self._status.show(printable(text).replace("\n", " "))
 
     @contextmanager
     def progress(self, steps: int, *, streams: bool = False) -> Iterator[Callable[[int, float], None]]:
         """A listener for (step, loss) that moves a bar, on a terminal that does not already show a line a step."""
-        shown = streams and not self.as_json and sys.stdout.isatty()
-        if shown or self.verbosity < 0 or not sys.stderr.isatty():
+        if streams and not self.as_json and sys.stdout.isatty():
             yield lambda _step, _loss: None
             return
-        with click.progressbar(length=steps, label="step", file=sys.stderr, show_pos=True) as bar:
-            yield lambda _step, _loss: bar.update(1)
+        with self.counting("step") as advance:
+            yield lambda step, _loss: advance(step + 1, steps)
 
     @contextmanager
     def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
         """A listener for (done, of how many) that moves a bar, on a terminal."""
-        if self.verbosity < 0 or not sys.stderr.isatty():
-            yield lambda _done, _of: None
-            return
-        with click.progressbar(length=1, label=what, file=sys.stderr, show_pos=True) as bar:
-
-            def advance(done: int, of: int) -> None:
-                bar.length = of
-                bar.update(done - bar.pos)
-
-            yield advance
+        bar = Bar(self._status, what)
+        yield bar.at
+        self._status.clear()
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -79,12 +85,12 @@ class Console:
         if os.environ.get("NO_COLOR"):
             click.get_current_context().color = False
         try:
-            yield
+            try:
+                yield
+            finally:
+                self._status.clear()
         except OdlError as error:
             self._refuse(error)
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            raise click.exceptions.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would complain
             raise click.exceptions.Exit(BROKEN_PIPE) from None

@@ -23,6 +23,7 @@ from odl.interpreter import interpret
 from odl.ops._updates import Update
 from odl.ops.depthwise import DepthwiseConv2d
 from odl.recipe import Recipe
+from odl.stages import stage
 from odl.trainable import kernels
 from odl.training import INFER, Training
 from odl.types import Array
@@ -62,7 +63,8 @@ def contributions(training: Training, data: Data) -> Contributions:
     last = kernels(training.graphs[INFER], DepthwiseConv2d)
     sums = {name: np.zeros(weight.shape[-1 if name in last else 0]) for name, weight in kept.items()}
     skipped = 0
-    for sample, target in data:
+    for number, (sample, target) in enumerate(data):
+        stage(f"gradients of sample {number + 1} of {len(data)}")
         values = interpret(graph, {training.sample: sample, training.target: target})
         found = {name: values[value].astype(np.float64) for name, value in gradients.items()}
         if not all(np.isfinite(gradient).all() for gradient in found.values()):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -34,6 +34,7 @@ _SEARCH_ROUNDS = 6  # descents from each greedy packing
 _SEARCH_WORK = 10_000_000  # pairs of boxes that the search may look at
 
 _Box = tuple[int, int, int]  # first node, last node, size in granules of the alignment
+_Span = tuple[int, int]  # where a box begins and ends, in granules
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def plan(graphs: Sequence[Graph], tiled: Mapping[str, Tiled] | None = None) -> P
     """
     tiled = tiled or {}
     assert len({graph.name for graph in graphs}) == len(graphs), "two graphs have the same name"
+    require_free_names(graphs)
     held, n_bytes = _hold(graphs)
     persistent_bytes = n_bytes[ARENA]
     chains = {name: each.chains for name, each in tiled.items()}
@@ -109,6 +111,13 @@ def plan(graphs: Sequence[Graph], tiled: Mapping[str, Tiled] | None = None) -> P
     unpadded = sum(t.type.n_bytes for name, t in _persistent(graphs).items() if held[name].space == ARENA)
     most_live = max((most for moving in transient for most in _live(moving)), default=0)
     return Plan(places, n_bytes, unpadded + most_live, persistent_bytes, chains)
+
+
+def require_free_names(graphs: Iterable[Graph]) -> None:
+    """Raises ModelError `reserved-name` for an input, which is a memory of its own, that is named like another one."""
+    for name in (name for graph in graphs for name in graph.inputs):
+        if name in (ARENA, FLASH):
+            raise ModelError("reserved-name", name, "a memory has this name", "rename the model's input")
 
 
 def timeline(graph: Graph, planned: Plan) -> tuple[tuple[Block, Place], ...]:
@@ -260,8 +269,6 @@ def _hold(graphs: Sequence[Graph]) -> tuple[dict[str, Place], dict[str, int]]:
         places[name] = Place(space, n_bytes[space])
         n_bytes[space] += _aligned(tensor.type.n_bytes)
     for name, type_ in (item for graph in graphs for item in graph.inputs.items()):
-        if name in (ARENA, FLASH):
-            raise ModelError("reserved-name", name, "a memory has this name", "rename the model's input")
         n_bytes[name] = max(n_bytes.get(name, 0), type_.n_bytes)
     return places, n_bytes
 
@@ -289,10 +296,10 @@ _RANKS: tuple[Callable[[int, int, int], tuple[int, ...]], ...] = (
 
 @dataclass(frozen=True)
 class _Packing:
-    """Boxes laid one after another in an order: the offset of each box, and the height of the whole, in granules."""
+    """Boxes laid one after another in an order: where each begins and ends, and the height of all, in granules."""
 
     order: Sequence[int]
-    offsets: Sequence[int]
+    spans: Sequence[_Span]
     height: int
 
 
@@ -313,7 +320,7 @@ def pack(moving: Sequence[Block], goal: int) -> list[int]:
     best = min(packings, key=_height)
     if few and best.height > goal:
         best = _search(boxes, packings, goal)
-    return [offset * ALIGNMENT for offset in best.offsets]
+    return [begin * ALIGNMENT for begin, _ in best.spans]
 
 
 def _height(packing: _Packing) -> int:
@@ -322,57 +329,62 @@ def _height(packing: _Packing) -> int:
 
 def _lay(boxes: Sequence[_Box], order: Sequence[int]) -> _Packing:
     """Lay boxes in `order`, each at the least offset that is free throughout its lifetime."""
-    offsets = [0] * len(boxes)
+    spans = [(0, 0)] * len(boxes)
     laid = np.zeros((4, len(boxes)), np.int64)  # begin, end, first, last of the boxes laid so far, by begin
     for count, box in enumerate(order):
         first, last, size = boxes[box]
         begin, end = laid[:2, :count][:, (laid[2, :count] <= last) & (laid[3, :count] >= first)]
         floor = np.maximum.accumulate(np.append(0, end))
         room = np.append(begin, sys.maxsize) - floor
-        offset = offsets[box] = int(floor[np.argmax(room >= size)])
+        offset = int(floor[np.argmax(room >= size)])
+        spans[box] = offset, offset + size
         at = np.searchsorted(laid[0, :count], offset)
         laid[:, at + 1 : count + 1] = laid[:, at:count].copy()
         laid[:, at] = offset, offset + size, first, last
-    return _Packing(order, offsets, int(laid[1].max(initial=0)))
+    return _Packing(order, spans, int(laid[1].max(initial=0)))
 
 
 def _relay(
-    boxes: Sequence[_Box], meets: Sequence[Sequence[int]], order: Sequence[int], same: int, before: _Packing, goal: int
+    boxes: Sequence[_Box], meets: Sequence[set[int]], before: _Packing, turn: int, to: int, goal: int
 ) -> _Packing | None:
-    """`_lay`, where `meets` holds for each box those that live when it does: faster than NumPy while these are few.
+    """`_lay`, where `before` is all of it but for one box: that of `turn`, whose turn now is `to`.
 
-    The first `same` boxes of `order` are laid as `before`, which began with them too. None where the whole comes to
-    stand out more above `goal` than `before`.
+    `meets` holds for each box those that live when it does. A box is laid again only where one that it meets was laid
+    elsewhere, or has come to be laid before or behind it: of ResNet8's 921 in L1 eight a move, not 542, and its layout
+    takes 0.6 s instead of 2.7. None where the whole stands out more above `goal`.
     """
-    offsets, tops = [-1] * len(boxes), [0] * len(boxes)
-    height, rest = 0, _excess(boxes, before, goal)
-    for turn, box in enumerate(order):
-        size, offset = boxes[box][2], 0
-        if turn < same:
-            offset = before.offsets[box]
-        else:
-            for begin, top in sorted([(offsets[it], tops[it]) for it in meets[box] if offsets[it] >= 0]):
-                if begin - offset >= size:
+    order, same = list(before.order), min(turn, to)
+    order.insert(to, order.pop(turn))
+    box = order[to]
+    stale = {box, *meets[box].intersection(order[same : max(turn, to) + 1])}
+    spans: list[_Span | None] = [None] * len(boxes)
+    for box in order[:same]:
+        spans[box] = before.spans[box]
+    more = 0
+    for box in order[same:]:
+        span = was = before.spans[box]
+        if box in stale:
+            size, begin = boxes[box][2], 0
+            for other, top in sorted([it for it in [spans[near] for near in meets[box]] if it]):
+                if other - begin >= size:
                     break
-                if top > offset:
-                    offset = top
-        offsets[box], tops[box] = offset, offset + size
-        height = max(height, offset + size)
-        rest -= max(0, offset + size - goal)
-        if rest < 0:
-            return None
-    return _Packing(order, offsets, height)
-
-
-def _excess(boxes: Sequence[_Box], packing: _Packing, goal: int) -> int:
-    """By how much boxes stand out above the goal, all of them together."""
-    return sum([at + box[2] - goal for at, box in zip(packing.offsets, boxes, strict=True) if at + box[2] > goal])
+                if top > begin:
+                    begin = top
+            span = begin, begin + size
+            if span != was:
+                stale |= meets[box]
+                more += max(0, span[1] - goal) - max(0, was[1] - goal)
+        spans[box] = span
+    if more > 0:
+        return None
+    whole = [span for span in spans if span]
+    return _Packing(order, whole, max([top for _, top in whole]))
 
 
 def _search(boxes: Sequence[_Box], packings: Sequence[_Packing], goal: int) -> _Packing:
     """The lowest packing found by descents from each of `packings` in turn."""
     meets = [
-        [other for other, it in enumerate(boxes) if other != box and it[0] <= last and first <= it[1]]
+        {other for other, it in enumerate(boxes) if other != box and it[0] <= last and first <= it[1]}
         for box, (first, last, _) in enumerate(boxes)
     ]
     starts = [*packings] * _SEARCH_ROUNDS
@@ -387,7 +399,7 @@ def _search(boxes: Sequence[_Box], packings: Sequence[_Packing], goal: int) -> _
 
 def _descend(
     boxes: Sequence[_Box],
-    meets: Sequence[Sequence[int]],
+    meets: Sequence[set[int]],
     start: _Packing,
     goal: int,
     steps: int,
@@ -401,13 +413,15 @@ def _descend(
     for _ in range(steps):
         if lowest.height <= goal:
             break
-        high = [turn for turn, box in enumerate(now.order) if now.offsets[box] + boxes[box][2] > goal]
-        turns = high if chance() < 0.5 else range(len(boxes))
+        turns = _high(now, goal) if chance() < 0.5 else range(len(boxes))
         turn = turns[int(chance() * len(turns))]
         to = int(chance() * (turn if chance() < 0.5 else len(boxes)))
-        order = list(now.order)
-        order.insert(to, order.pop(turn))
-        moved = _relay(boxes, meets, order, min(to, turn), now, goal)
+        moved = _relay(boxes, meets, now, turn, to, goal)
         if moved:
             now, lowest = moved, min(lowest, moved, key=_height)
     return lowest
+
+
+def _high(packing: _Packing, goal: int) -> Sequence[int]:
+    """The turns of boxes that stand out above the goal."""
+    return [turn for turn, box in enumerate(packing.order) if packing.spans[box][1] > goal]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from odl.errors import FitError
 from odl.graph import Graph, Node
 from odl.memory import Place, Plan
 
@@ -21,6 +22,21 @@ _WRITABLE = "arena"
 _CONSTANT = "flash"
 _NOTHING = -1
 _UNWRITTEN = -2
+
+MOST_LOOKS = 1 << 38  # half a minute of them
+
+
+def require_checkable(graphs: Sequence[Graph]) -> None:
+    """Raises FitError `too-large-to-check`: the replay of a plan looks at each byte that a node reads or writes."""
+    looks = sum(
+        graph.types[value].n_bytes
+        for graph in graphs
+        for node in graph.nodes
+        for value in (*node.inputs, *node.outputs)
+    )
+    if looks > MOST_LOOKS:
+        why = f"its nodes read and write {looks:,} bytes in a step, and no more than {MOST_LOOKS:,} are checked"
+        raise FitError("too-large-to-check", "model", why, "train fewer layers, or fewer of their channels")
 
 
 class _Range(NamedTuple):

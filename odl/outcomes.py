@@ -21,16 +21,27 @@ from odl.types import Array
 
 
 @dataclass(frozen=True)
-class Compiled(Shown):
+class Accepted:
+    """A model that can be trained by one recipe: imported, with its gradients and updates, but in no order or place."""
+
+    model: Model
+    recipe: Recipe
+    training: Training
+
+    @property
+    def title(self) -> str:
+        """What comments call the model."""
+        return self.model.proto.graph.name or self.model.path.stem
+
+
+@dataclass(frozen=True)
+class Compiled(Accepted, Shown):
     """A model on its way down: every stage of it, for one recipe and one target.
 
     `ram_bytes` is the budget where one was given, else 0; `saving` what it takes to keep to it, None if nothing.
     """
 
-    model: Model
-    recipe: Recipe
     target: Target
-    training: Training
     graphs: tuple[Graph, ...]
     plan: Plan
     program: Program
@@ -42,11 +53,6 @@ class Compiled(Shown):
     def missing_bytes(self) -> int:
         """What arena and stack need beyond the target's RAM; 0 or less where they fit."""
         return self.plan.n_bytes[ARENA] + self.target.stack_bytes - self.target.ram_bytes
-
-    @property
-    def title(self) -> str:
-        """What comments call the model."""
-        return self.model.proto.graph.name or self.model.path.stem
 
     @property
     def ram_bytes_needed(self) -> int:

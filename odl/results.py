@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from odl.api import Compiled, Run
+from odl.api import Accepted, Compiled, Run
 from odl.autotune import Tuned
 from odl.checkpoint import Slot, Status
 from odl.compare import Difference, Verdict
@@ -56,25 +56,25 @@ def tools(statuses: Sequence[ToolStatus]) -> Result:
 # --- the model --------------------------------------------------------------------------------------------------------
 
 
-def checked(compiled: Compiled) -> Result:
+def checked(accepted: Accepted) -> Result:
     """`odl check`: the layers, and what binary16 takes from the weights."""
-    model = compiled.model
-    layers = _layers(compiled)
+    model = accepted.model
+    layers = _layers(accepted)
     weights = [weight for layer in layers for weight in layer["weights"]]
     return {
-        "model": compiled.title,
+        "model": accepted.title,
         "input": [{"name": name, "shape": list(onnx_shape(type_.shape))} for name, type_ in model.graph.inputs.items()],
         "layers": layers,
         "weights": sum(weight["elements"] for weight in weights),
         "trained_weights": sum(weight["trained_elements"] for weight in weights),
-        "macs": {"forward": compiled.training.graphs[INFER].macs(), "step": compiled.training.macs},
+        "macs": {"forward": accepted.training.graphs[INFER].macs(), "step": accepted.training.macs},
         "vanished": dict(model.vanished),
     }
 
 
-def _layers(compiled: Compiled) -> list[Result]:
+def _layers(accepted: Accepted) -> list[Result]:
     """One entry a layer; a weight that layers share stands in the first of them."""
-    graph, seen = compiled.training.graphs[INFER], set[str]()
+    graph, seen = accepted.training.graphs[INFER], set[str]()
     layers: dict[str, Result] = {}
     for node in graph.nodes:
         layer = layers.setdefault(node.layer, {"layer": node.layer, "operators": [], "macs": 0, "weights": []})
@@ -84,19 +84,19 @@ def _layers(compiled: Compiled) -> list[Result]:
         for name in node.inputs:
             if name in graph.persistent and name not in seen:
                 seen.add(name)
-                layer["weights"].append(_weight(compiled, graph.persistent[name]))
+                layer["weights"].append(_weight(accepted, graph.persistent[name]))
     return list(layers.values())
 
 
-def _weight(compiled: Compiled, tensor: Persistent) -> Result:
+def _weight(accepted: Accepted, tensor: Persistent) -> Result:
     return {
         "name": tensor.name,
         "shape": list(tensor.origin.shape if tensor.origin else tensor.type.shape),
         "elements": tensor.type.n_elems,
-        "trained": tensor.name in compiled.training.trainable,
-        "trained_elements": compiled.training.trained_elements(tensor.name),
+        "trained": tensor.name in accepted.training.trainable,
+        "trained_elements": accepted.training.trained_elements(tensor.name),
         "largest": float(np.abs(tensor.initial).max()),
-        "vanished": compiled.model.vanished.get(tensor.name, 0),
+        "vanished": accepted.model.vanished.get(tensor.name, 0),
     }
 
 

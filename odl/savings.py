@@ -15,6 +15,7 @@ from odl.memory import live_bytes
 from odl.passes.split_gradients import split_gradients
 from odl.recipe import Recipe
 from odl.schedule import schedule
+from odl.stages import stage
 from odl.training import Training, build_training
 
 _CHOICES = ("trainable", "last", "parameters", "channels", "lora_rank", "replay_layer", "replay_slots")
@@ -49,6 +50,7 @@ def savings(model: Model, training: Training) -> Savings | None:
     whole = with_everything(recipe)
     if recipe == whole:
         return None
+    stage("comparing with training everything")
     if recipe.parameters == "norms":  # then the model was imported without folding them
         model = load_model(model.path)
     return Savings(costs(training), costs(build_training(model.graph, whole)))

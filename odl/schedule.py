@@ -216,12 +216,14 @@ class _Search:
     def __init__(self, work: _Work) -> None:
         self.work = work
         self.users = {root: sum(1 << at for at in users) for root, users in work.users.items()}
-        self.frees = [[(self.users[root], work.size[root]) for root in touched] for touched in work.touched]
         self.needs = [sum(1 << at for at in needed) for needed in work.needs]
         self.near = [
             reduce(or_, (self.users[root] for root in touched), sum(1 << later for later in feeds))
             for touched, feeds in zip(work.touched, work.feeds, strict=True)
         ]
+        # What a node's growth depends on of what has run, and its growth by that.
+        self.asks = [reduce(or_, (self.users[root] for root in touched), 0) for touched in work.touched]
+        self.found: list[dict[int, tuple[int, int]]] = [{} for _ in work.touched]
         self.tried = 0
 
     def floor(self) -> int:
@@ -276,21 +278,26 @@ class _Search:
                 ready |= (not self.needs[later] & ~done) << later
             ready &= ~done
             near |= self.near[free]
-            free = next((each for each in _bits(near & ready) if self._is_free(each, done, budget - live)), None)
+            free = self._free(near & ready, done, budget - live)
         return _State(live, done, ready, tuple(ran), state)
 
-    def _is_free(self, at: int, done: int, room: int) -> bool:
-        during, after = self._growth(at, done)
-        return during <= room and after <= 0
+    def _free(self, ready: int, done: int, room: int) -> int | None:
+        """The first of the ready nodes that adds no live bytes and, while it runs, no more than there is room for."""
+        for at in _bits(ready):
+            during, after = self._growth(at, done)
+            if during <= room and after <= 0:
+                return at
+        return None
 
     def _growth(self, at: int, done: int) -> tuple[int, int]:
-        """`_Work.growth`; most of a search goes by here, and most nodes lie on no operand."""
+        """`_Work.growth`, kept: most of a search goes by here, 31 of 32 times (ResNet8) for what was asked before."""
         self.tried += 1
-        left = ~(done | 1 << at)
-        if self.work.offers[at]:
-            return self.work.growth(at, lambda root: not self.users[root] & left)
-        new = self.work.new[at]
-        return new, new - sum([size for users, size in self.frees[at] if not users & left])
+        found, asked = self.found[at], done & self.asks[at]
+        growth = found.get(asked)
+        if growth is None:
+            left = ~(done | 1 << at)
+            growth = found[asked] = self.work.growth(at, lambda root: not self.users[root] & left)
+        return growth
 
 
 def _bits(mask: int) -> Iterator[int]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISDIR
 
 from odl.errors import UsageError
+from odl.signals import deferred
 
 _HINT = "choose another folder"
 _TRIES = 100  # runs that may put their folder in this place at the same time
@@ -20,14 +20,27 @@ _TRIES = 100  # runs that may put their folder in this place at the same time
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all. Raises UsageError `file-unwritable`."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
+    with deferred():
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        except OSError as error:
+            raise UsageError("file-unwritable", str(path), str(error.strerror), "choose another file") from error
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+
+@contextlib.contextmanager
+def scratch(prefix: str = "odl-", folder: Path | None = None) -> Iterator[Path]:
+    """A fresh folder in `folder`, or where temporary ones are, that is gone when the block ends, by whatever way."""
+    with deferred():  # from then on the object removes it, at the latest when the process ends
+        made = tempfile.TemporaryDirectory(prefix=prefix, dir=folder, ignore_cleanup_errors=True)
     try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise UsageError("file-unwritable", str(path), str(error.strerror), "choose another file") from error
+        yield Path(made.name)
     finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+        with deferred():
+            made.cleanup()
 
 
 def claim(folder: Path, marker: str, content: bytes) -> None:
@@ -50,22 +63,22 @@ def staged(folder: Path, marker: str) -> Iterator[Path]:
     `marker` is a file that every folder of this kind holds; an existing `folder` must be empty or hold it. Of runs that
     end at once the last one's folder stays, whole. Raises UsageError `foreign-folder` or `folder-unwritable`.
     """
-    try:
-        place = folder.resolve()
-        _check(place, marker)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    except (OSError, ValueError) as error:
-        raise _unwritable(folder, error) from error
-    try:
-        inside = temporary / "new"
-        inside.mkdir()
-        yield inside
-        _put(inside, place, temporary, marker)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            place = folder.resolve()
+            _check(place, marker)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(scratch(f".{place.name}.", place.parent))
+        except (OSError, ValueError) as error:
+            raise _unwritable(folder, error) from error
+        try:
+            inside = temporary / "new"
+            inside.mkdir()
+            yield inside
+            with deferred():
+                _put(inside, place, temporary, marker)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
 
 
 def _put(inside: Path, place: Path, temporary: Path, marker: str) -> None:

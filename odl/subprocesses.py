@@ -8,13 +8,18 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from odl.signals import deferred
+
 _thread = threading.local()
+_HEED_S = 0.1  # how long a thread that heeds waits before it looks
 
 
 class Stopped(Exception):  # noqa: N818  not an error: another thread wants this one's child to end
@@ -49,10 +54,12 @@ class Child:
         self, argv: Sequence[str], *, output: IO[bytes], cwd: Path | None = None, env: Mapping[str, str] | None = None,
         inherits: Sequence[int] = (),
     ) -> None:  # fmt: skip
-        self._process = subprocess.Popen(
-            argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-            pass_fds=inherits,
-        )  # fmt: skip
+        with deferred():  # from then on there is someone who ends it
+            self._process = subprocess.Popen(
+                argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                pass_fds=inherits,
+            )  # fmt: skip
+            self._end = weakref.finalize(self, _end, self._process)
 
     def __enter__(self) -> Child:
         return self
@@ -60,20 +67,29 @@ class Child:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        with deferred():
+            self._end()
 
     def wait(self, timeout_s: float) -> int | None:
         """The exit status, or None if the child still runs after `timeout_s`. Raises Stopped: see `heed`."""
-        stop = getattr(_thread, "stop", None)
-        if stop and stop.is_set():
-            raise Stopped
-        try:
-            return self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
+        stop, patience = getattr(_thread, "stop", None), time.monotonic() + timeout_s
+        while True:
+            if stop and stop.is_set():
+                raise Stopped
+            left = max(0.0, patience - time.monotonic())
+            try:
+                return self._process.wait(min(left, _HEED_S) if stop else left)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() >= patience:
+                    return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a child and all that it started, unless it has ended."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def run(

@@ -15,7 +15,7 @@ import platform
 import re
 import shlex
 import shutil
-import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,6 +28,8 @@ from odl.elf import read_elf
 from odl.errors import FitError, OdlError, Problem, ToolError
 from odl.objects import Objects, cache_folder, fetch, keep
 from odl.shown import Shown
+from odl.stages import stage
+from odl.staging import scratch
 from odl.targets.base import Target
 from odl.targets.pulp import HOW_TO_INSTALL as GVSOC_HINT
 from odl.targets.pulp import WITHOUT as WITHOUT_GVSOC
@@ -261,12 +263,12 @@ def find_toolchain(target: Target, *, sanitize: bool = False) -> Toolchain:
 
 @cache
 def _can_sanitize(toolchain: Toolchain) -> bool:
-    with tempfile.TemporaryDirectory(prefix="odl-") as scratch:
-        source = Path(scratch, "empty.c")
+    with scratch() as folder:
+        source = folder / "empty.c"
         source.write_text("int main(void) { return 0; }\n")
-        program = Path(scratch, "empty")
+        program = folder / "empty"
         try:
-            _tool(toolchain.cc, *_SANITIZE, str(source), "-o", str(program), cwd=Path(scratch))
+            _tool(toolchain.cc, *_SANITIZE, str(source), "-o", str(program), cwd=folder)
             return subprocesses.run([str(program)], timeout_s=_PROBE_TIMEOUT_S).status == 0
         except (ToolError, OSError, TimeoutError):
             return False
@@ -346,8 +348,16 @@ def compile_project(
             keep(output, kept)
         return str(output)
 
-    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, project_sources(project, trace=trace)))
+    sources, stop = project_sources(project, trace=trace), threading.Event()
+    with ThreadPoolExecutor(jobs or os.cpu_count(), initializer=subprocesses.heed, initargs=(stop,)) as pool:
+        objects = list[str]()
+        try:
+            for made_of in pool.map(compile_one, sources):
+                stage(f"compiling C: {len(objects)} of {len(sources)} files")
+                objects.append(made_of)
+        finally:
+            stop.set()  # after a signal or a refusal other compilers are under way
+    stage("linking")
     if not target.is_riscv:
         _tool(toolchain.cc, *(_SANITIZE if sanitize else ()), *objects, "-o", str(elf), cwd=project)
         return BuildResult(elf, 0, 0, 0)
@@ -361,6 +371,7 @@ def compile_project(
 
 def doctor(targets: Mapping[str, Target]) -> list[ToolStatus]:
     """What this machine has to compile for `targets` and to run them."""
+    stage("asking compilers and simulators")
     compilers = [_compiler_status(target) for target in targets.values()]
     return [*compilers, _qemu_status(), _gvsoc_status()]
 

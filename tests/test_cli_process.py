@@ -18,6 +18,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from models import cnn
+from test_status import screen
 
 from odl import results
 from odl.cli import cli
@@ -73,6 +74,26 @@ def test_results_and_progress_part_ways(model: Path, data: Path) -> None:
             assert ("3/3" in terminal.text()) == (not quiet)
 
 
+def test_a_terminal_sees_what_is_done_and_nothing_of_it_stays(model: Path) -> None:
+    for quiet in ((), ("-q",)):
+        command = ("plan", model, *quiet)
+        with Terminal() as terminal, process(*command, stdout=subprocess.PIPE, stderr=terminal.slave) as child:
+            child.communicate(timeout=60)
+            written = terminal.text()
+        told = [word for word in ("reading cnn.onnx", "ordering nodes", "placing values") if word in written]
+        assert len(told) == (0 if quiet else 3)
+        assert screen(written) == [""]
+
+
+def test_help_needs_nothing_that_takes_long_to_import() -> None:
+    look = "import atexit, sys; from odl.cli import main; sys.argv = ['odl', '--help']; "
+    look += "atexit.register(lambda: print([m for m in ('numpy', 'onnx', 'jinja2', 'odl.api') if m in sys.modules])); "
+    look += "main()"
+    done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("Usage: odl")
+    assert done.stdout.endswith("\n[]\n")
+
+
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_no_color(no_color: str) -> None:
     with (
@@ -95,12 +116,20 @@ class Terminal:
         os.close(self.slave)
 
     def text(self) -> str:
-        """What was written; to be asked once the child has ended."""
+        """What was written since it was last asked."""
         os.set_blocking(self.master, False)
         try:
             return os.read(self.master, 1 << 16).decode()
         except BlockingIOError:
             return ""
+
+    def until(self, wanted: str, child: subprocess.Popen[str]) -> str:
+        """What was written, as soon as `wanted` is in it or the child has ended."""
+        found, deadline = self.text(), time.monotonic() + 120
+        while wanted not in found and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+            found += self.text()
+        return found
 
 
 def test_a_broken_pipe_is_quiet(model: Path) -> None:
@@ -125,6 +154,65 @@ def test_a_signal_leaves_no_child(model: Path, data: Path, tmp_path: Path, numbe
     assert child.returncode == exit_code
     assert list(running(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def trained(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "trained"
+    said = CliRunner().invoke(
+        cli, ["run", str(model), "-t", "host", "--on", "numpy", "--data", str(data), "--steps", "2", "-o", str(folder)]
+    )
+    assert said.exit_code == 0, said.output
+    return folder
+
+
+# What a terminal says when Ctrl-C comes: while orders are searched, while compilers run, while NumPy computes.
+INTERRUPTED = {
+    "plan": ("ordering nodes", "examples/digits_resnet8/model.onnx"),
+    "build": ("compiling C", "MODEL", "-t", "qemu-zhinx", "-o", "OUT"),
+    "verify": ("compiling C", "MODEL", "-t", "host", "--data", "DATA", "--steps", "3"),
+    "run": ("compiling C", "MODEL", "-t", "host", "--data", "DATA", "--steps", "3", "-o", "OUT"),
+    "eval": ("sample [", "MODEL", "--data", "MANY"),
+    "report": ("verification of", "TRAINED", "--steps", "2", "-o", "OUT"),
+    "select": ("compiling C", "MODEL", "--data", "DATA", "--time", "1", "-o", "OUT"),
+}
+
+
+@pytest.mark.parametrize("verb", INTERRUPTED)
+def test_ctrl_c_leaves_nothing_behind(verb: str, model: Path, data: Path, trained: Path, tmp_path: Path) -> None:
+    """No folder, no file, no child, and no line on the terminal but one; objects of C are kept only when whole."""
+    moment, *arguments = INTERRUPTED[verb]
+    for name in ("tmp", "cache", "here"):
+        (tmp_path / name).mkdir()
+    many = tmp_path / "many.npz"
+    np.savez(many, x=np.zeros((20_000, 2, 6, 6), np.float32), y=np.zeros(20_000, int))
+    places = {"MODEL": model, "DATA": data, "MANY": many, "TRAINED": trained, "OUT": tmp_path / "here/out"}
+    words = [places.get(word, ROOT / word if word.startswith("examples/") else word) for word in arguments]
+    environment = {"TMPDIR": str(tmp_path / "tmp"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    options = {"stdout": subprocess.DEVNULL, "cwd": tmp_path / "here", "env": environment}
+    with Terminal() as terminal, process(verb, *words, stderr=terminal.slave, **options) as child:
+        written = terminal.until(moment, child)
+        assert moment in written
+        child.send_signal(signal.SIGINT)
+        child.wait(timeout=60)
+        written += terminal.text()
+    assert child.returncode == 130
+    assert screen(written)[-2:] == ["interrupted", ""]
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list((tmp_path / "here").iterdir()) == []
+    assert not [path for path in (tmp_path / "cache/odl").rglob("*.o.*")]
+    assert list(touching(tmp_path)) == []
+
+
+def touching(folder: Path) -> Iterator[str]:
+    """Command lines of living processes that name `folder` or work in it."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            if str(folder) in command or str(folder) in str((entry / "cwd").readlink()):
+                yield command
+        except OSError:
+            continue
 
 
 def test_a_signal_ends_the_simulators_of_tune(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from odl.share import share
 from odl.toolchain import Toolchain, arch_flags, contract_flags, find_toolchain, project_variables
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples/README.md"]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples/README.md"]
 TEMPLATE = "project/README.md.j2"
 
 COMMANDS = [each for command in VERBS.values() for each in getattr(command, "commands", {"": command}).values()]
@@ -381,8 +381,11 @@ def copied(tmp_path: Path) -> Path:
 
 
 def test_the_new_operator_works(tmp_path: Path) -> None:
-    """The two files of docs/NEW_OPERATOR.md, in a copy of the tree: every test that the registry makes of them."""
-    text = (ROOT / "docs/NEW_OPERATOR.md").read_text()
+    """The two files of the page that CONTRIBUTING.md sends to, in a copy of the tree: every test that the registry
+    makes of them."""
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
+    (page,) = re.findall(r"^## A new operator\n\n.*?\]\((.*?)\)", contributing, re.M | re.S)
+    text = (ROOT / page).read_text()
     (python,), (template,) = blocks(text, "python"), blocks(text, "jinja")
     tree = copied(tmp_path)
     (tree / "odl/ops/hard_sigmoid.py").write_text(python)

@@ -17,7 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Imports go to the same floor or down. A new module gets a line here.
 FLOORS = (
     ("errors", "fp16", "masters", "types", "share", "version", "json_text", "subprocesses", "elf", "cnames", "staging",
-     "objects", "npz", "sizes", "shown"),
+     "objects", "npz", "sizes", "shown", "signals", "stages"),
     ("graph",),
     ("ops",),
     ("model_file", "folding", "frontend", "exporting", "interpreter"),
@@ -27,7 +27,7 @@ FLOORS = (
     ("program", "lower", "lower_tiles", "micro_assembly", "microkernels", "microkernels_depthwise"),
     ("executor", "rehearsal", "codegen"),
     ("wire", "log", "checkpoint", "targets", "toolchain", "compare", "project", "packages"),
-    ("profile", "savings", "scores", "tile_report", "render", "console", "outcomes"),
+    ("profile", "savings", "scores", "tile_report", "render", "status", "console", "outcomes"),
     ("api", "saved", "autotune", "step_time", "selection", "results", "report", "sweep", "commands", "cli",
      "__init__", "__main__"),
 )  # fmt: skip

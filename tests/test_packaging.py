@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -72,6 +73,9 @@ def test_metadata(wheel: Path) -> None:
     held = contents(wheel)
     metadata = email.message_from_bytes(held[f"odl-{VERSION}.dist-info/METADATA"])
     assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Author"] == "odl contributors"
+    assert metadata.get_all("Classifier") == project["classifiers"]
+    assert metadata["Keywords"].split(",") == sorted(project["keywords"])
     assert metadata["Requires-Python"] == project["requires-python"]
     assert metadata.get_payload() == (ROOT / "README.md").read_text()
     assert set(metadata.get_all("Provides-Extra", [])) == set(project["optional-dependencies"])
@@ -80,14 +84,48 @@ def test_metadata(wheel: Path) -> None:
     assert len([need for need in needs if "extra ==" not in need]) == len(project["dependencies"])
 
 
+def test_an_index_would_take_both(archives: tuple[Path, Path]) -> None:
+    command = [sys.executable, "-m", "twine", "--no-color", "check", "--strict", *map(str, archives)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.count("PASSED") == 2, done.stdout + done.stderr
+    assert done.returncode == 0
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    headings = re.findall(r"^## \[(.+?)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert headings[0][0] == VERSION
+    assert all(re.fullmatch(r"unreleased|\d{4}-\d\d-\d\d", date) for _, date in headings)
+    assert "unreleased" not in [date for _, date in headings[1:]]
+
+
+def test_the_version_stands_in_one_place() -> None:
+    """Generated files and measurements tell which one made them."""
+    found = [path for path in (*ROOT.glob("*.*"), *(ROOT / "odl").rglob("*.py"), *(ROOT / "templates").rglob("*.j2"))
+             if path.is_file() and path.name != "CHANGELOG.md" and f'"{VERSION}"' in path.read_text()]  # fmt: skip
+    assert found == [ROOT / "odl/version.py"]
+
+
+def names_in(source: Path) -> set[str]:
+    with tarfile.open(source) as archive:
+        return {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+
+
+def test_the_source_archive_has_what_the_checkout_has(archives: tuple[Path, Path]) -> None:
+    """Without what tools left behind, which git ignores, and CI's own file."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    wanted = {name for name in listed.stdout.splitlines() if (ROOT / name).is_file() and not name.startswith(".ci/")}
+    assert names_in(archives[1]) == wanted | {"PKG-INFO"}
+    assert archives[1].stat().st_size < 5_000_000
+
+
 def test_the_source_archive_builds_the_same_wheel(archives: tuple[Path, Path], tmp_path: Path) -> None:
     wheel, source = archives
-    with tarfile.open(source) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
     shutil.unpack_archive(source, tmp_path)
-    assert {"pyproject.toml", "README.md", "LICENSE", "Makefile", "tests/test_packaging.py"} <= names
-    assert not [name for name in names if name.startswith((".venv", "build/", "dist/", ".git/"))]
-    assert source.stat().st_size < 5_000_000
     hatch(tmp_path / f"odl-{VERSION}", tmp_path / "again", "wheel")
     assert contents(tmp_path / "again" / wheel.name) == contents(wheel)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from odl import render, results
 from odl.commands.options import RecipeFlags, model_argument, recipe_options
-from odl.commands.verb import compile_from, verb
+from odl.commands.verb import accept_from, verb
 from odl.console import Console
 
 
@@ -15,4 +15,4 @@ from odl.console import Console
 @recipe_options
 def check(console: Console, model: Path, recipe: RecipeFlags) -> None:
     """Accept MODEL and list its layers, or say all that is wrong."""
-    console.answer(results.checked(compile_from(console, model, recipe, None)), render.checked)
+    console.answer(results.checked(accept_from(console, model, recipe)), render.checked)

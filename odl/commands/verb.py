@@ -16,7 +16,8 @@ from odl.console import Console
 from odl.errors import UsageError
 from odl.project import MARKER, read_origins, sha256
 from odl.recipe import Recipe
-from odl.targets import DEFAULT
+from odl.stages import told
+from odl.targets import DEFAULT, find_target
 from odl.tuning import Tuning
 
 
@@ -26,7 +27,7 @@ def verb(function: Callable[..., None]) -> click.Command:
     @functools.wraps(function)
     def run(as_json: bool, verbose: bool, quiet: bool, **arguments: Any) -> None:
         console = Console(as_json, -1 if quiet else int(verbose))
-        with console.errors():
+        with console.errors(), told(console.stage):
             function(console, **arguments)
 
     command = click.command(function.__name__.strip("_"))(run)
@@ -36,6 +37,19 @@ def verb(function: Callable[..., None]) -> click.Command:
         click.Option(["-q", "--quiet"], is_flag=True, help="Show no progress, no notes."),
     ]
     return command
+
+
+def accept_from(console: Console, path: Path, recipe: RecipeFlags) -> api.Accepted:
+    """From an ONNX file, or again from what a folder of ours was made from, as far as no target matters."""
+    if (path / MARKER).is_file():
+        origins, note = read_origins(path)
+        find_target(origins.target)
+        accepted = api.accept(origins.model, recipe.over(origins.recipe))
+        console.facts["model_sha256"] = str(note.get("model_sha256", ""))
+    else:
+        accepted = api.accept(path, recipe.over(Recipe()))
+        console.facts["model_sha256"] = sha256(path)
+    return accepted
 
 
 def compile_from(

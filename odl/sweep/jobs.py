@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from odl.program import ARENA
 from odl.project import MARKER, MODEL, WEIGHTS
 from odl.recipe import Recipe
 from odl.saved import save_run
+from odl.staging import scratch
 from odl.tuning import tuning_from_json
 from odl.version import VERSION
 
@@ -89,11 +89,11 @@ def work(inputs: Inputs, job: Job) -> Outcome:
     """Do a job. A refusal is a result; what is raised is a bug, or a signal."""
     if job.version != VERSION:  # of a worker that came after the others were asked
         return Outcome(job.name, {}, refusal(other_version("a worker", VERSION, job.version)))
-    with tempfile.TemporaryDirectory(prefix="odl-") as scratch:
+    with scratch() as folder:
         try:
-            return Outcome(job.name, _run_folder(inputs, job, Path(scratch)))
+            return Outcome(job.name, _run_folder(inputs, job, folder))
         except OdlError as error:
-            return Outcome(job.name, {}, refusal(error, f"{scratch}/"))
+            return Outcome(job.name, {}, refusal(error, f"{folder}/"))
 
 
 def other_version(where: str, version: str, wanted: str) -> ToolError:
@@ -107,17 +107,17 @@ def refusal(error: OdlError, scratch: str = "") -> Result:
     return {"exit_code": int(error.exit_code), "problems": problems}
 
 
-def _without(problem: Problem, scratch: str) -> Problem:
-    if not scratch:
+def _without(problem: Problem, place: str) -> Problem:
+    if not place:
         return problem
-    where, why, hint = (text.replace(scratch, "") for text in (problem.where, problem.why, problem.hint))
+    where, why, hint = (text.replace(place, "") for text in (problem.where, problem.why, problem.hint))
     return replace(problem, where=where, why=why, hint=hint)
 
 
-def _run_folder(inputs: Inputs, job: Job, scratch: Path) -> dict[str, bytes]:
+def _run_folder(inputs: Inputs, job: Job, place: Path) -> dict[str, bytes]:
     """The files of the folder that `odl run -o` would leave, with what a sweep adds."""
     model, data, test = (
-        _put(scratch / folder, file)
+        _put(place / folder, file)
         for folder, file in (("model", inputs.model), ("data", inputs.data), ("test", inputs.test))
     )
     tuning = tuning_from_json(job.tuning, {})
@@ -133,7 +133,7 @@ def _run_folder(inputs: Inputs, job: Job, scratch: Path) -> dict[str, bytes]:
         "made_from": job.made_from, "test": inputs.test.name, "test_sha256": inputs.test.sha256,
         "before": before, "after": after, "ram_bytes": compiled.plan.n_bytes[ARENA] + compiled.target.stack_bytes,
     }  # fmt: skip
-    folder = scratch / "run"
+    folder = place / "run"
     save_run(run, folder, None, **more, **{SWEEP: swept})
     return {name: (folder / name).read_bytes() for name in (MARKER, MODEL, WEIGHTS)}
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from odl.errors import ToolError
 from odl.log import Log
+from odl.staging import scratch
 from odl.targets.base import Memory, Simulator, Target, ignore
 from odl.targets.simulate import Dialect, simulate
 from odl.wire import Job, Record
@@ -140,8 +140,8 @@ class Gvsoc(Simulator):
         on_record: Callable[[Record], None] = ignore,
     ) -> Log:
         if workdir is None:
-            with tempfile.TemporaryDirectory(prefix="odl-") as scratch:
-                return self.run(elf, job, workdir=Path(scratch), timeout_s=timeout_s, on_record=on_record)
+            with scratch() as folder:
+                return self.run(elf, job, workdir=folder, timeout_s=timeout_s, on_record=on_record)
         workdir = workdir.resolve()
         workdir.mkdir(parents=True, exist_ok=True)
         argv = self.command(elf, workdir)

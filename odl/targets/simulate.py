@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import re
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -17,6 +16,8 @@ from odl import wire
 from odl.elf import read_elf
 from odl.errors import TargetError, UsageError
 from odl.log import Log, LogBuilder
+from odl.stages import stage
+from odl.staging import scratch
 from odl.subprocesses import Child
 from odl.wire import Flash, Job, LogReader, Record
 
@@ -211,12 +212,13 @@ def simulate(
     """Runs `argv` in `workdir` on `job`; see `Simulator.run`."""
     with ExitStack() as stack:
         if workdir is None:
-            workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="odl-")))
+            workdir = stack.enter_context(scratch())
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / wire.LOG_FILE).unlink(missing_ok=True)
         wire.write_job(workdir / wire.JOB_FILE, job)
         held = [stack.enter_context(_flash(workdir / wire.FLASH_FILE, job.flash)).fileno()] if job.flash.n_bytes else []
         console = stack.enter_context((workdir / CONSOLE_FILE).open("wb"))
+        stage(f"running {Path(argv[0]).name}")
         child = stack.enter_context(_start(argv, elf, console, workdir, held))
         builder = LogBuilder(job)
         for record in _Run(elf, workdir, timeout_s, dialect).records(child):
