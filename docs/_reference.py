@@ -169,7 +169,8 @@ def library() -> str:
 
 
 _ORDER = (
-    "compile_model", "open_folder", "verify", "train", "evaluate", "infer", "export", "build", "save_run",
+    "compile_model", "open_folder", "verify", "train", "evaluate", "infer", "export", "build", "package",
+    "save_run",
     "load_weights", "load_checkpoint", "write_report", "read_recipe",
 )  # fmt: skip
 

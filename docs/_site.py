@@ -22,7 +22,10 @@ sys.path[:0] = [str(ROOT), str(DOCS)]
 
 from _reference import PAGES  # noqa: E402  found by the line above
 
-BROUGHT_IN = {"README.md": "index.md", "examples/README.md": "examples.md"}  # file of the repository -> page
+BROUGHT_IN = {  # file of the repository -> page
+    "README.md": "index.md", "examples/README.md": "examples.md",
+    "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md",
+}  # fmt: skip
 FOLDERS = {ROOT / "examples": ROOT / "examples/README.md", DOCS: ROOT / "README.md"}
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 

@@ -219,8 +219,11 @@ def build(compiled: Compiled, folder: str | Path) -> BuildResult:
 
 
 def package(compiled: Compiled, folder: str | Path, name: str) -> None:
-    """Write the model as a module of CMake, Zephyr, PlatformIO or Arduino, and compile nothing. Raises FitError, and
-    UsageError as `build` and `find_package` do."""
+    """Write the model into `folder`, whole or not at all, as a module of another build, and compile nothing.
+
+    `name` is `cmake`, `zephyr`, `platformio` or `arduino`. Raises FitError, and UsageError: `unknown-package`,
+    `package-target` for a target of several cores, and what `build` raises of the folder.
+    """
     path, kind = without_a_run(folder), find_package(name, compiled.target)
     require_fit(compiled)
     with staged(path, MARKER) as inside:

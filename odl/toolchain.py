@@ -284,8 +284,12 @@ def _environment() -> dict[str, str]:
 
 
 def _tool(command: tuple[str, ...], *arguments: str, cwd: Path) -> None:
+    """Run a compiler or linker, which keeps what is temporary beside what it makes: one that is ended leaves it there,
+    where it goes with the folder."""
+    beside = {"TMPDIR": str((cwd / arguments[arguments.index("-o") + 1]).parent)}
+    env = _environment() | beside
     try:
-        finished = subprocesses.run([*command, *arguments], cwd=cwd, timeout_s=_TIMEOUT_S, env=_environment())
+        finished = subprocesses.run([*command, *arguments], cwd=cwd, timeout_s=_TIMEOUT_S, env=env)
     except (OSError, TimeoutError) as error:
         raise ToolError("compile-failed", shlex.join(command), str(error)) from error
     if finished.status:

@@ -123,7 +123,7 @@ def test_a_broken_link_is_no_site(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     for name in ("docs", "odl", "examples", "templates"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("README.md", "LICENSE", "mkdocs.yml"):
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "mkdocs.yml"):
         shutil.copy(ROOT / name, tree)
     (tree / "docs/LOST.md").write_text("# Lost\n\n[a](NOWHERE.md), [b](CLI.md#nothing), [c](../odl/nothing.py)\n")
     done = build(tree, tmp_path / "site")

@@ -10,8 +10,9 @@ from odl import api, render, results
 from odl.commands.options import RecipeFlags, model_argument, out_option, ram_option, recipe_options, target_option
 from odl.commands.verb import compile_from, verb
 from odl.console import Console
-from odl.packages import PACKAGES
+from odl.packages import PACKAGES, find_package
 from odl.project import is_run
+from odl.targets import DEFAULT, find_target
 
 
 @verb
@@ -35,6 +36,8 @@ def build(
     recipe: RecipeFlags,
 ) -> None:
     """Write a C project that trains MODEL, and compile it."""
+    if package is not None:
+        find_package(package, find_target(target or DEFAULT.name))  # before the work is done
     compiled = compile_from(console, model, recipe, target, ram)
     if is_run(model):
         console.note(f"{model}: built with the weights it began with; to build what it trained, odl export it first")

@@ -101,9 +101,9 @@ def other_version(where: str, version: str, wanted: str) -> ToolError:
     return ToolError("worker-version", where, f"has odl {version}, this is {wanted}", hint)
 
 
-def refusal(error: OdlError, scratch: str = "") -> Result:
+def refusal(error: OdlError, place: str = "") -> Result:
     """An error as JSON has it, without the names of temporary folders."""
-    problems = [asdict(_without(problem, scratch)) for problem in error.problems]
+    problems = [asdict(_without(problem, place)) for problem in error.problems]
     return {"exit_code": int(error.exit_code), "problems": problems}
 
 
