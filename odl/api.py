@@ -153,17 +153,18 @@ def compile_model(
     tuning: Tuning = UNTUNED,
     ram_bytes: int = 0,
     must_fit: bool = True,
+    fix_batch: bool = False,
 ) -> Compiled:
     """Import, differentiate, order, place and lower a model. Raises ModelError, UsageError or FitError.
 
     `target` is one by name, or one that was made of it (`Target.resized`); folders remember the name alone.
     `ram_bytes`, or the target's RAM where that is 0, is a budget: where arena and stack do not fit, values are computed
     again (`odl/budget.py`). What does not fit even so is refused, unless `must_fit` is false: then the result is the
-    program of fewest bytes.
+    program of fewest bytes. `fix_batch`: a batch that the file leaves open is 1; folders remember it.
     """
     recipe, machine = recipe or Recipe(), find_target(target) if isinstance(target, str) else target
     machine = machine.resized(ram_bytes=ram_bytes)
-    model = load_model(Path(path), keeps_norms=recipe.parameters == "norms")
+    model = load_model(Path(path), keeps_norms=recipe.parameters == "norms", fix_batch=fix_batch)
     training = build_training(model.graph, recipe)
     placed, saving = _fitted(training, machine, tuning)
     compiled = Compiled(
@@ -263,7 +264,8 @@ def _less(compiled: Compiled) -> str:
 def open_folder(folder: str | Path) -> Compiled:
     """Compile again what a project or run folder was made from."""
     origins, _ = read_origins(Path(folder))
-    return compile_model(origins.model, origins.recipe, origins.target, origins.tuning, origins.ram_bytes)
+    made_for = origins.recipe, origins.target, origins.tuning, origins.ram_bytes
+    return compile_model(origins.model, *made_for, fix_batch=origins.fix_batch)
 
 
 def build(compiled: Compiled, folder: str | Path) -> BuildResult:

@@ -18,7 +18,7 @@ FLOORS = (
      "objects", "npz"),
     ("graph",),
     ("ops",),
-    ("model_file", "folding", "frontend", "export", "interpreter"),
+    ("model_file", "rewrites", "folding", "frontend", "export", "interpreter"),
     ("recipe", "recipe_toml", "autodiff", "trainable", "updates", "replay", "training", "passes", "data"),
     ("contribution", "options"),
     ("memory", "schedule", "memory_check", "tuning", "tiling", "residency", "lighten", "budget"),
@@ -130,4 +130,4 @@ def test_only_code_generation_and_reports_use_jinja() -> None:
 
 def test_only_the_frontend_and_export_use_onnx() -> None:
     users = {room(module_name(path)) for path in SOURCES if any(n.split(".")[0] == "onnx" for n in imported(path))}
-    assert users <= {"model_file", "frontend", "export", "folding"}
+    assert users <= {"model_file", "rewrites", "frontend", "export", "folding"}
