@@ -34,12 +34,18 @@ _UNBOUNDED = ("Clip", "Pad")
 
 # What to use instead, for operators that people ask for.
 _NEAREST = {
-    **dict.fromkeys(("Elu", "Selu", "Celu", "Gelu", "Mish", "Softplus", "Swish", "HardSwish"), "Relu or LeakyRelu"),
+    **dict.fromkeys(("Elu", "Selu", "Celu", "Gelu", "Mish", "Softplus", "Swish"), "Relu, LeakyRelu or HardSwish"),
     **dict.fromkeys(("HardSigmoid", "ThresholdedRelu"), "Clip"),
     **dict.fromkeys(("If", "Loop", "Scan"), "a graph without control flow: unroll it, or export one branch"),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), "unrolled Gemm, Sigmoid and Tanh"),
     **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization"), "BatchNormalization"),
-    **dict.fromkeys(("Shape", "Gather", "Cast", "Slice", "ConstantOfShape", "Expand"), "a model simplified by onnxsim"),
+    **dict.fromkeys(
+        ("Shape", "Size", "Range", "Cast", "ConstantOfShape", "Expand", "Where", "Equal"),
+        "an export with static shapes (no dynamic_shapes or dynamic_axes but the batch)",
+    ),
+    **dict.fromkeys(("Resize", "Upsample"), "a stride in the Conv before, and Gemm to grow: nothing is interpolated"),
+    **dict.fromkeys(("Einsum", "Attention"), "MatMul, Transpose and Softmax of rank 2 or 3"),
+    "Erf": "Relu, LeakyRelu or HardSwish in place of Gelu",
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear", "QLinearConv"), "the model before quantization"),
     "ConvTranspose": "Conv", "Div": "Mul by the reciprocal", "Pow": "Mul", "PRelu": "LeakyRelu",
     "ReduceSum": "ReduceMean",
@@ -140,6 +146,8 @@ def _unsupported(flat: onnx.ModelProto) -> list[Problem]:
         shapes = inferred_shapes(flat) if shapes is None else shapes
         seen = " and ".join(shapes.get(name, "an unknown shape") for name in node.input if name) or "no inputs"
         nearest = f"try {_NEAREST[op_type]}; " if op_type in _NEAREST else ""
+        if node.domain not in ONNX_DOMAINS:
+            nearest = "it is no operator of ONNX: try a newer exporter, or another layer in its place; "
         problems.append(
             Problem(
                 "unsupported-operator", f"{op_type} '{node.name}'", f"is not supported (it reads {seen})",

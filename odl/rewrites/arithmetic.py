@@ -191,7 +191,8 @@ def _run(node: onnx.NodeProto, given: dict[str, Array], opset: int) -> Array | N
     feeds: dict[str, Any] = dict(given)
     try:
         with np.errstate(all="ignore"):
-            result = np.asarray(ReferenceEvaluator(model).run(None, feeds)[0])
+            (found,) = ReferenceEvaluator(model).run(None, feeds)
+            result = np.asarray(found)
     except Exception:  # whatever a file's attributes make of it: the node stays, and is told as it is
         return None
     return result if result.dtype.kind in "iubf" else None
