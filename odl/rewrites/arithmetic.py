@@ -30,7 +30,7 @@ _EVALUATED = _SIGNS | frozenset((
     "Abs", "Add", "Ceil", "Concat", "Exp", "Floor", "Greater", "Identity", "Less", "Max", "Min", "Mod", "Mul", "Neg",
     "Not", "ReduceMax", "ReduceMin", "ReduceProd", "Reshape", "Squeeze", "Sub", "Transpose", "Unsqueeze",
 ))  # fmt: skip
-_MOST_ROUNDS = 16  # each finds shapes that the one before made known
+_MOST_ROUNDS = 64  # each finds shapes that the one before made known
 _MOST_WORK = 1 << 24  # the product of the operands' sizes; no result is larger, but for those below
 _MOST_ELEMS = 1 << 20  # of what ConstantOfShape, Expand and Range make out of a few numbers
 
@@ -61,14 +61,17 @@ def _is_onnx(node: onnx.NodeProto) -> bool:
 
 
 def _described(model: onnx.ModelProto) -> dict[str, tuple[int, Shape | None]]:
-    """Element type and static shape of values, from the inputs alone: what the file declares of others may be wrong."""
+    """Element type and static shape of values, from the inputs alone: what the file declares of others may be wrong.
+
+    Without ONNX's propagation of data, which works out a Range of any length.
+    """
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.graph.value_info[:]
     for output in bare.graph.output:
         output.type.tensor_type.ClearField("shape")
     try:
-        graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+        graph = onnx.shape_inference.infer_shapes(bare).graph
     except (onnx.shape_inference.InferenceError, ValueError):
         graph = bare.graph
     found: dict[str, tuple[int, Shape | None]] = {}
