@@ -193,12 +193,16 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 def _settled(nodes: Iterable[OnnxNode], constants: dict[str, Array]) -> list[OnnxNode]:
     """The nodes that compute: Constant nodes move to `constants`, and an Identity of a constant is that constant.
 
-    So a weight stays an initializer that can be trained where an exporter shares it through Identity nodes.
+    So a weight stays an initializer that can be trained where an exporter shares it through Identity nodes. Statistics
+    of a BatchNormalization are not shared so: of a network that was never trained, PyTorch's exporter takes mean and
+    shift, and variance and scale, for one and the same, and only one of the two is trained.
     """
     same: dict[str, str] = {}
     kept = []
     for node in nodes:
-        inputs = tuple(same.get(name, name) for name in node.inputs)
+        n_shared = 3 if node.op_type == "BatchNormalization" else len(node.inputs)
+        inputs = (*(same.get(name, name) for name in node.inputs[:n_shared]), *node.inputs[n_shared:])
+        constants.update((name, constants[same[name]]) for name in inputs if name in same)
         if node.op_type == "Constant":
             constants[node.outputs[0]] = _constant(node)
         elif node.op_type == "Identity" and inputs[0] in constants:

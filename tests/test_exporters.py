@@ -13,11 +13,12 @@ import numpy as np
 import onnx
 import pytest
 from commands import answer
-from models import codes, infer, refusal, save
+from models import codes, draw, infer, refusal, save
 from onnx.reference import ReferenceEvaluator
 
 from odl import api
 from odl.api import Compiled
+from odl.compare import Reference
 from odl.fp16 import half
 from odl.frontend import load_model
 from odl.interpreter import interpret
@@ -161,6 +162,35 @@ def test_trains_bit_for_bit_and_goes_back(tmp_path: Path, name: str, way: str) -
     batch: int | str = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param or 1
     assert (batch != 1) == way.endswith("open")
     check_exported(program, tmp_path, x, batch)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("way", ["script", "dynamo"])
+@pytest.mark.parametrize("folded", [True, False])
+def test_a_network_that_was_never_trained(tmp_path: Path, way: str, folded: bool) -> None:
+    """Its means are shifts, its variances scales, and PyTorch's exporter writes each pair once: only one is trained."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
+    pytest.importorskip("onnxscript", reason="torch.onnx wants onnxscript: pip install onnxscript")
+    from torch_networks import dynamo_export, script_export
+
+    torch.manual_seed(2)
+    between = [] if folded else [torch.nn.ReLU()]
+    net = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3, bias=False), *between, torch.nn.BatchNorm2d(4),
+                              torch.nn.Flatten(), torch.nn.Linear(36, 3)).eval()  # fmt: skip
+    x = torch.randn(1, 2, 5, 5).half().float()
+    proto = script_export(net, x) if way == "script" else dynamo_export(net, x)
+    program = compiled(save(tmp_path, proto))
+    assert ("sub" in [each.op.name for each in program.model.graph.nodes]) == (not folded)
+    np.savez(tmp_path / "data.npz", x=np.tile(x, (8, 1, 1, 1)), y=draw(8, 3, scale=2))
+    run = api.train(program, tmp_path / "data.npz", 16, on=api.NUMPY)
+    api.export(program, run.weights, tmp_path / "tuned.onnx")
+    tuned = onnx.load(tmp_path / "tuned.onnx")
+    onnx.checker.check_model(tuned, full_check=True)
+    reference = Reference(program.program, program.training)
+    reference.load(run.weights)
+    expected = reference.infer(half(x.numpy().transpose(CHANNELS_LAST))[None]).reshape(1, 3)
+    (found,) = ReferenceEvaluator(tuned).run(None, {"input": x.numpy()})
+    np.testing.assert_allclose(found, expected, atol=BOUND * np.abs(expected).max(), rtol=0)
 
 
 # --- Keras ------------------------------------------------------------------------------------------------------------
