@@ -11,6 +11,9 @@ from models import codes, compiled, draw, infer, input_shape, load, model, node,
 from onnx import TensorProto, helper
 
 from odl import api
+from odl.compare import Reference
+from odl.fp16 import half
+from odl.rewrites import arithmetic
 from odl.types import Array
 
 
@@ -130,8 +133,9 @@ def test_turned_weights_are_trained_and_go_back(tmp_path: Path) -> None:
         assert old.dims == new.dims
         assert (old == new) == (old.name in ("axes", "two"))
     x = draw(1, 4, seed=9, scale=1)
-    again = compiled(tmp_path, tuned, loss="mse")
-    np.testing.assert_allclose(infer(again, x), reference(tuned, x), atol=1e-2)
+    device = Reference(program.program, program.training)
+    device.load(run.weights)
+    np.testing.assert_allclose(device.infer(half(x)[None]).reshape(1, 12), reference(tuned, x), atol=1e-2)
     assert api.verify(program, tmp_path / "data.npz", 2).equal
 
 
@@ -181,7 +185,10 @@ def test_a_branch_that_is_known_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("op_type", ["ConstantOfShape", "Expand", "Range"])
-def test_arithmetic_that_would_fill_the_memory_is_left_alone(tmp_path: Path, op_type: str) -> None:
+def test_arithmetic_that_would_fill_the_memory_is_left_alone(
+    tmp_path: Path, op_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arithmetic, "_run", lambda node, *_: pytest.fail(f"{node.op_type} was run"))
     operands = {
         "ConstantOfShape": "huge", "Expand": "one huge", "Range": "zero far one",
     }[op_type]  # fmt: skip
