@@ -156,7 +156,8 @@ def feed_folder(folder: Path, _: object) -> None:
     is_run(folder)
     walked(folder, folder / MODEL)
     json_text.dumps({"model_sha256": str(note.get("model_sha256", ""))}).encode()
-    compiled = compile_model(origins.model, origins.recipe, origins.target, origins.tuning, origins.ram_bytes)
+    made_for = origins.recipe, origins.target, origins.tuning, origins.ram_bytes
+    compiled = compile_model(origins.model, *made_for, fix_batch=origins.fix_batch)
     shown(results.planned(compiled), render.plan)
 
 

@@ -11,8 +11,8 @@ reads, and adds its own roundings, those of docs/NUMERICS.md:
   asked itself: with |x| the operands' sizes and e their errors, the result's is F(|x| + e) - F(|x|), all ways to mix
   them together. A sum of n terms in binary32 adds n * 2^-24 * F(|x| + e), once for odl and once for the case's own
   numbers, which ONNX's authors had computed in binary32; the result is rounded to binary16.
-- The slope of Sigmoid is 1/4 at most, that of Tanh 1. With e the largest error of a row, a softmax grows by a factor of
-  exp(2 e) at most, and its logarithm moves by 2 e.
+- The slope of Sigmoid is 1/4 at most, that of Tanh 1, that of HardSwish 1.5. With e the largest error of a row, a
+  softmax grows by a factor of exp(2 e) at most, and its logarithm moves by 2 e.
 
 The bound follows from the inputs of the case, so it is as wide as binary16 is coarse: of logits around 10,000, where
 its numbers are 8 apart, not much is left.
@@ -91,6 +91,14 @@ def through(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Near]:
         operands = [known[name] if name else None for name in node.input]
         if node.op_type == "Constant":
             known[node.output[0]] = _operand(_evaluate(node, [], opset))
+        elif node.op_type == "Split":
+            for at, name in enumerate(node.output):
+                value, error = (_evaluate(node, _map(operands, part), opset, at) for part in (_value, _error))
+                known[name] = Near(value, error)
+        elif node.op_type == "Shape":
+            known[node.output[0]] = _evaluate(node, _map(operands, _value), opset)
+        elif not any(isinstance(operand, Near) for operand in operands):  # arithmetic on shapes
+            known[node.output[0]] = _evaluate(node, operands, opset)
         else:
             known[node.output[0]] = _RULES[node.op_type](node, operands, opset)
     return [known[value.name] for value in model.graph.output]
@@ -101,11 +109,11 @@ def _operand(value: Array) -> Any:
     return stored(value) if value.dtype.kind == "f" else value
 
 
-def _evaluate(node: onnx.NodeProto, operands: list[Any], opset: int) -> Array:
-    """What ONNX's evaluator makes of the first output, in binary64."""
+def _evaluate(node: onnx.NodeProto, operands: list[Any], opset: int, at: int = 0) -> Array:
+    """What ONNX's evaluator makes of an output, the first if not said, in binary64."""
     names = [name for name, value in zip(node.input, operands, strict=True) if value is not None]
     inputs = [helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, None) for name in dict.fromkeys(names)]
-    output = helper.make_tensor_value_info(node.output[0], onnx.TensorProto.DOUBLE, None)
+    output = helper.make_tensor_value_info(node.output[at], onnx.TensorProto.DOUBLE, None)
     graph = helper.make_graph([node], "one", inputs, [output])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     feeds = {name: value for name, value in zip(node.input, operands, strict=True) if value is not None}
@@ -197,6 +205,13 @@ def _function(slope: float) -> Rule:
     return rule
 
 
+def _hard_swish(node: onnx.NodeProto, operands: list[Any], opset: int) -> Near:
+    """Its slope is 1.5 at most; x / 6, + 0.5, and that times x are rounded to binary32."""
+    (x,) = operands
+    size = abs(x.value) + x.error
+    return Near(_evaluate(node, [x.value], opset), 1.5 * x.error + 4 * SINGLE * size * (size / 6 + 0.5)).half()
+
+
 def _leaky_relu(node: onnx.NodeProto, operands: list[Any], opset: int) -> Near:
     x, alpha = operands[0], abs(_attribute(node, "alpha", 0.01))
     value = _evaluate(node, [x.value], opset)
@@ -244,12 +259,13 @@ def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
 
 
 _MOVES = (
-    "Concat", "Dropout", "Flatten", "Identity", "Neg", "Pad", "Reshape", "Squeeze", "Transpose", "Unsqueeze",
+    "Concat", "Dropout", "Flatten", "Gather", "Identity", "Neg", "Pad", "Reshape", "Slice", "Squeeze",
+    "Transpose", "Unsqueeze",
 )  # fmt: skip
 _SUMS = ("Add", "AveragePool", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "Mul", "ReduceMean", "Sub")
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(_MOVES, _moved), **dict.fromkeys(_SUMS, _linear),
     **dict.fromkeys(("MaxPool", "GlobalMaxPool"), _moved), "Relu": _relu, "Clip": _clip, "Sigmoid": _function(0.25),
     "Tanh": _function(1.0), "LeakyRelu": _leaky_relu, "BatchNormalization": _batch_normalization, "Softmax": _softmax,
-    "LogSoftmax": _log_softmax,
+    "LogSoftmax": _log_softmax, "HardSwish": _hard_swish,
 }  # fmt: skip

@@ -67,14 +67,14 @@ def still(done: int, of: int) -> None:
     """The default listener of an evaluation."""
 
 
-def accept(path: str | Path, recipe: Recipe | None = None) -> Accepted:
+def accept(path: str | Path, recipe: Recipe | None = None, fix_batch: bool = False) -> Accepted:
     """Import and differentiate a model: what any target needs, and as far as the model and its recipe alone decide.
 
     Raises ModelError and UsageError.
     """
     recipe = recipe or Recipe()
     stage(f"reading {Path(path).name}")
-    model = load_model(Path(path), keeps_norms=recipe.parameters == "norms")
+    model = load_model(Path(path), keeps_norms=recipe.parameters == "norms", fix_batch=fix_batch)
     stage("finding gradients")
     training = build_training(model.graph, recipe)
     memory.require_free_names(training.graphs.values())
@@ -88,6 +88,7 @@ def compile_model(
     tuning: Tuning = UNTUNED,
     ram_bytes: int = 0,
     must_fit: bool = True,
+    fix_batch: bool = False,
 ) -> Compiled:
     """Import, differentiate, order, place and lower a model: all that is known before anything runs.
 
@@ -95,14 +96,14 @@ def compile_model(
     or one that was made of it (`Target.resized`); folders remember the name alone. `tuning` is what `odl tune` chose.
     `ram_bytes`, or the target's RAM where that is 0, is a budget: where arena and stack do not fit, values are computed
     again (`odl/budget.py`). What does not fit even so is refused, unless `must_fit` is false: then the result is the
-    program of fewest bytes.
+    program of fewest bytes. `fix_batch`: a batch that the file leaves open is 1; folders remember it.
 
     Raises ModelError with all that odl does not take of the model, UsageError where the recipe or the target names what
     is not there, and FitError, `does-not-fit` among them.
     """
     machine = find_target(target) if isinstance(target, str) else target
     machine = machine.resized(ram_bytes=ram_bytes)
-    accepted = accept(path, recipe)
+    accepted = accept(path, recipe, fix_batch)
     placed, saving = _fitted(accepted.training, machine, tuning)
     stage("lowering to kernel calls")
     compiled = Compiled(
@@ -197,7 +198,8 @@ def open_folder(folder: str | Path) -> Compiled:
     what `compile_model` raises.
     """
     origins, _ = read_origins(Path(folder))
-    return compile_model(origins.model, origins.recipe, origins.target, origins.tuning, origins.ram_bytes)
+    made_for = origins.recipe, origins.target, origins.tuning, origins.ram_bytes
+    return compile_model(origins.model, *made_for, fix_batch=origins.fix_batch)
 
 
 def build(compiled: Compiled, folder: str | Path) -> BuildResult:

@@ -126,7 +126,7 @@ def _difference(word: str, found: Mapping[str, str], wanted: Mapping[str, str]) 
 
 def tune(
     model: Path, recipe: Recipe, target: str, *, out: Path | None = None, jobs: int = 0,
-    timeout_s: float = 900.0, progress: Listener = lambda *_: None,
+    timeout_s: float = 900.0, progress: Listener = lambda *_: None, fix_batch: bool = False,
 ) -> Tuned:  # fmt: skip
     """Measure the candidates, `jobs` simulators at once (0: one a core), and write the best choices to `out`.
 
@@ -140,7 +140,7 @@ def tune(
         raise UsageError("not-tunable", str(model), why, "tune the ONNX file that it was made from, then build again")
     if not machine.l1_bytes or machine.counter != "cycles":
         raise UsageError("not-tunable", target, "it has no tiles to choose, or no cycles to count", "use -t pulp-open")
-    bench = _Bench(model, recipe, machine, out or cache_path(model), timeout_s)
+    bench = _Bench(model, recipe, machine, out or cache_path(model), timeout_s, fix_batch)
     missing = [name for name in bench.candidates if name not in bench.known]
     stop = threading.Event()
     pool = ThreadPoolExecutor(jobs or os.cpu_count(), initializer=subprocesses.heed, initargs=(stop,))
@@ -161,9 +161,13 @@ def tune(
 class _Bench:
     """The measurements of one model, recipe and target, and the file that keeps them."""
 
-    def __init__(self, model: Path, recipe: Recipe, target: Target, path: Path, timeout_s: float) -> None:
+    def __init__(
+        self, model: Path, recipe: Recipe, target: Target, path: Path, timeout_s: float, fix_batch: bool
+    ) -> None:
         self.model, self.recipe, self.target, self.path, self.timeout_s = model, recipe, target, path, timeout_s
-        compiled = api.compile_model(model, recipe, target.name)  # first: it says what is wrong with the file
+        # First: it says what is wrong with the file.
+        compiled = api.compile_model(model, recipe, target.name, fix_batch=fix_batch)
+        self.fix_batch = fix_batch
         self.about = measured_for(model, recipe, target.name)
         self.candidates = _candidates(compiled, self.about)
         self.known: dict[str, Measured] = dict(self._read())
@@ -225,7 +229,7 @@ class _Bench:
 
     def _run(self, tuning: Tuning) -> Measured:
         """One training step on a sample that is made up: cycles depend on shapes alone."""
-        compiled = api.compile_model(self.model, self.recipe, self.target.name, tuning)
+        compiled = api.compile_model(self.model, self.recipe, self.target.name, tuning, fix_batch=self.fix_batch)
         graph, training = compiled.training.step, compiled.training
         sample, target = graph.inputs[training.sample], graph.inputs[training.target]
         generator = np.random.default_rng(0)

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 from odl.errors import ModelError, Problem
 from odl.frontend import Model
+from odl.graph import fresh
 from odl.types import Array
 
 _DATA_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data", "raw_data")
@@ -21,8 +22,9 @@ def export_model(model: Model, weights: Mapping[str, Array]) -> onnx.ModelProto:
 
     They are binary16, or binary64 where adapters have been added to them. Every element whose number is still the first
     one keeps its original bits, and with it whatever binary16 lost; so do all other initializers, names, order, opset,
-    metadata and comments. A folded BatchNormalization is unfolded. External data comes back inside the file. Raises
-    ModelError `weight-not-finite` for weights that training drove out of range.
+    metadata and comments. A folded BatchNormalization is unfolded; statistics that the file shares with a weight that
+    changed become initializers of their own. External data comes back inside the file. Raises ModelError
+    `weight-not-finite` for weights that training drove out of range.
     """
     trained: dict[str, Array] = {}
     problems = []
@@ -43,7 +45,28 @@ def export_model(model: Model, weights: Mapping[str, Array]) -> onnx.ModelProto:
             assert tensor.origin is not None
             changed = trained[initializer.name] != tensor.origin.restore(tensor.initial)
             _write(initializer, trained[initializer.name], changed)
+    _keep_statistics(proto.graph, {tensor.name: tensor for tensor in model.proto.graph.initializer})
     return proto
+
+
+def _keep_statistics(graph: onnx.GraphProto, before: Mapping[str, onnx.TensorProto]) -> None:
+    """Give a BatchNormalization whose mean or variance is a weight that changed, maybe by way of Identity nodes, the
+    numbers of before."""
+    same = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Identity"}
+    names = {name for node in graph.node for name in (*node.input, *node.output)} | {*before}
+    after = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "BatchNormalization":
+            continue
+        for at in range(3, len(node.input)):
+            source = node.input[at]
+            while source in same and source not in after:
+                source = same[source]
+            if source in after and after[source] != before[source]:
+                kept = graph.initializer.add()
+                kept.CopyFrom(before[source])
+                kept.name = node.input[at] = fresh(f"{node.input[at]}.kept", names)
+                names.add(kept.name)
 
 
 def write_model(proto: onnx.ModelProto, path: Path) -> None:

@@ -17,24 +17,35 @@ from odl.errors import ModelError, OdlError, Problem
 from odl.folding import Folded, fold_batch_normalization
 from odl.graph import Graph, prune
 from odl.model_file import ONNX_DOMAINS, check, dims_text, first_line, flatten, inferred_shapes, read_model
-from odl.ops._importer import BATCH_HINT, IMPORTS, Importer, OnnxNode, stored_shape
+from odl.ops._importer import BATCH_HINT, IMPORTS, Importer, OnnxNode, View, stored_shape
 from odl.ops._windows import Window
+from odl.rewrites import rewritten
+from odl.rewrites.arithmetic import evaluated, static_shapes
+from odl.rewrites.batch import has_open_batch, with_batch_of_one
 from odl.types import Array, Shape, TensorType
 
 # Offsets of elements, up to four bytes each, are computed in 32 bits.
 MOST_ELEMS = 1 << 29
+
+OPEN_BATCH_HINT = "--fix-batch (fix_batch=True) makes it one sample; mini-batches are made on the device (--batch)"
 
 # Operators whose constants are bounds or fillings, where an infinity is in its place.
 _UNBOUNDED = ("Clip", "Pad")
 
 # What to use instead, for operators that people ask for.
 _NEAREST = {
-    **dict.fromkeys(("Elu", "Selu", "Celu", "Gelu", "Mish", "Softplus", "Swish", "HardSwish"), "Relu or LeakyRelu"),
+    **dict.fromkeys(("Elu", "Selu", "Celu", "Gelu", "Mish", "Softplus", "Swish"), "Relu, LeakyRelu or HardSwish"),
     **dict.fromkeys(("HardSigmoid", "ThresholdedRelu"), "Clip"),
     **dict.fromkeys(("If", "Loop", "Scan"), "a graph without control flow: unroll it, or export one branch"),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), "unrolled Gemm, Sigmoid and Tanh"),
     **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization"), "BatchNormalization"),
-    **dict.fromkeys(("Shape", "Gather", "Cast", "Slice", "ConstantOfShape", "Expand"), "a model simplified by onnxsim"),
+    **dict.fromkeys(
+        ("Shape", "Size", "Range", "Cast", "ConstantOfShape", "Expand", "Where", "Equal"),
+        "an export with static shapes (no dynamic_shapes or dynamic_axes but the batch)",
+    ),
+    **dict.fromkeys(("Resize", "Upsample"), "a stride in the Conv before, and Gemm to grow: nothing is interpolated"),
+    **dict.fromkeys(("Einsum", "Attention"), "MatMul, Transpose and Softmax of rank 2 or 3"),
+    "Erf": "Relu, LeakyRelu or HardSwish in place of Gelu",
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear", "QLinearConv"), "the model before quantization"),
     "ConvTranspose": "Conv", "Div": "Mul by the reciprocal", "Pow": "Mul", "PRelu": "LeakyRelu",
     "ReduceSum": "ReduceMean",
@@ -45,33 +56,39 @@ _NEAREST = {
 class Model:
     """An imported model: the file as ONNX knows it, the inference graph, and what its binary16 form loses.
 
-    `vanished` counts, by weight, the elements that are not zero in the file and are in binary16.
+    `vanished` counts, by weight, the elements that are not zero in the file and are in binary16. `fix_batch`: the
+    graph's batch is 1, which the file leaves open.
     """
 
     path: Path
     proto: onnx.ModelProto
     graph: Graph
     vanished: dict[str, int]
+    fix_batch: bool = False
 
 
-def load_model(path: Path, *, keeps_norms: bool = False) -> Model:
+def load_model(path: Path, *, keeps_norms: bool = False, fix_batch: bool = False) -> Model:
     """Read, check and import an ONNX file; raises ModelError with every problem that was found.
 
     `keeps_norms`: scale and shift of a BatchNormalization stay tensors of their own, and only its statistics are folded
-    into the convolution before it.
+    into the convolution before it. `fix_batch`: a batch that the file leaves open is 1.
     """
     proto = read_model(path)
-    flat = flatten(proto)
-    problems = [*_interface_problems(flat.graph), *_unsupported(flat)]
+    given = flatten(proto)
+    single = with_batch_of_one(given)  # of an open batch the rest is looked at as if it were 1
+    flat = flatten(evaluated(single))
+    problems = [*_interface_problems(single.graph if fix_batch else given.graph), *_unsupported(flat)]
     if problems:
         raise ModelError.of(problems)
     check(flat)
     constants = {tensor.name: _array(tensor, f"initializer '{tensor.name}'") for tensor in flat.graph.initializer}
     nodes = _settled(_nodes(flat.graph), constants)
     _check_nodes(nodes, constants)
-    folded = fold_batch_normalization(nodes, constants, {value.name for value in flat.graph.output}, keeps_norms)
-    graph, vanished = _import(flat.graph, folded, constants | folded.constants)
-    return Model(path, proto, graph, vanished)
+    outputs = {value.name for value in flat.graph.output}
+    found = rewritten(nodes, constants, {each.name for each in flat.graph.initializer}, static_shapes(flat), outputs)
+    folded = fold_batch_normalization(found.nodes, found.constants, outputs, keeps_norms)
+    graph = _import(flat.graph, folded, found.constants | folded.constants, found.views)
+    return Model(path, proto, graph, _vanished(graph, constants | folded.constants), fix_batch)
 
 
 # --- before the import: what can be told from the file alone ----------------------------------------------------------
@@ -108,7 +125,8 @@ def _input_problems(value: onnx.ValueInfoProto) -> Iterator[Problem]:
     shape = _shape(value)
     if not tensor.HasField("shape") or any(size <= 0 for size in shape):
         text = dims_text(tensor.shape) if tensor.HasField("shape") else "unknown"
-        yield Problem("dynamic-shape", where, f"shape {text} is not static and positive", BATCH_HINT)
+        hint = OPEN_BATCH_HINT if has_open_batch(value) else BATCH_HINT
+        yield Problem("dynamic-shape", where, f"shape {text} is not static and positive", hint)
     elif len(shape) < 2 or len(shape) > 4 or shape[0] != 1:
         yield Problem("input-shape", where, f"shape {shape} is not one sample of rank 2 to 4", BATCH_HINT)
 
@@ -128,6 +146,8 @@ def _unsupported(flat: onnx.ModelProto) -> list[Problem]:
         shapes = inferred_shapes(flat) if shapes is None else shapes
         seen = " and ".join(shapes.get(name, "an unknown shape") for name in node.input if name) or "no inputs"
         nearest = f"try {_NEAREST[op_type]}; " if op_type in _NEAREST else ""
+        if node.domain not in ONNX_DOMAINS:
+            nearest = "it is no operator of ONNX: try a newer exporter, or another layer in its place; "
         problems.append(
             Problem(
                 "unsupported-operator", f"{op_type} '{node.name}'", f"is not supported (it reads {seen})",
@@ -173,12 +193,16 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 def _settled(nodes: Iterable[OnnxNode], constants: dict[str, Array]) -> list[OnnxNode]:
     """The nodes that compute: Constant nodes move to `constants`, and an Identity of a constant is that constant.
 
-    So a weight stays an initializer that can be trained where an exporter shares it through Identity nodes.
+    So a weight stays an initializer that can be trained where an exporter shares it through Identity nodes. Statistics
+    of a BatchNormalization are not shared so: of a network that was never trained, PyTorch's exporter takes mean and
+    shift, and variance and scale, for one and the same, and only one of the two is trained.
     """
     same: dict[str, str] = {}
     kept = []
     for node in nodes:
-        inputs = tuple(same.get(name, name) for name in node.inputs)
+        n_shared = 3 if node.op_type == "BatchNormalization" else len(node.inputs)
+        inputs = (*(same.get(name, name) for name in node.inputs[:n_shared]), *node.inputs[n_shared:])
+        constants.update((name, constants[same[name]]) for name in inputs if name in same)
         if node.op_type == "Constant":
             constants[node.outputs[0]] = _constant(node)
         elif node.op_type == "Identity" and inputs[0] in constants:
@@ -240,11 +264,11 @@ def _constant_problems(name: str, array: Array) -> Iterator[Problem]:
 # --- the import -------------------------------------------------------------------------------------------------------
 
 
-def _import(graph: onnx.GraphProto, folded: Folded, constants: dict[str, Array]) -> tuple[Graph, dict[str, int]]:
+def _import(graph: onnx.GraphProto, folded: Folded, constants: dict[str, Array], views: Mapping[str, View]) -> Graph:
     (source,), (output,) = _sources(graph), graph.output
     nodes = folded.nodes
     initializers = [tensor.name for tensor in graph.initializer]
-    importer = Importer(constants, initializers, folded.affine)
+    importer = Importer(constants, initializers, folded.affine, views)
     # No value that an operator names may take the name of an initializer that is read later.
     importer.build.types.update((name, TensorType(())) for name in initializers)
     shape = _shape(source)
@@ -259,7 +283,7 @@ def _import(graph: onnx.GraphProto, folded: Folded, constants: dict[str, Array])
     if not any(source.name in node.inputs for node in model.nodes):
         raise ModelError("constant-output", f"output '{output.name}'", "it does not depend on the input")
     _check_sizes(model)
-    return _without_lost_origins(model), _vanished(model, constants)
+    return _without_lost_origins(model)
 
 
 def _run_rules(importer: Importer, nodes: Iterable[OnnxNode]) -> None:

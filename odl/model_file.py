@@ -354,12 +354,20 @@ def _named(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
 def _sorted(nodes: Sequence[onnx.NodeProto], given: set[str]) -> list[int]:
     """Indices of nodes in topological order, the smallest first where there is a choice."""
     maker = {name: at for at, node in enumerate(nodes) for name in node.output if name}
-    order = _topological([[maker[name] for name in {*node.input} - given] for node in nodes], range(len(nodes)))
+    needs = [[maker[name] for name in _reads(node) - given if name in maker] for node in nodes]
+    order = _topological(needs, range(len(nodes)))
     if len(order) < len(nodes):
         stuck = [nodes[at].name for at in sorted({*range(len(nodes))} - {*order})]
         more = f" and {len(stuck) - 5} more" if len(stuck) > 5 else ""
         raise ModelError("cycle", ", ".join(stuck[:5]) + more, "these nodes wait for each other's results")
     return order
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """What a node reads, and what the graphs inside it do, be it their own."""
+    if not any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+        return {*node.input}
+    return {name for each in _every([node]) for name in each.input}
 
 
 def _topological(needs: Sequence[Iterable[Hashable]], keys: Sequence[Hashable]) -> list[int]:
@@ -391,7 +399,7 @@ def _needed(nodes: Sequence[onnx.NodeProto], order: Sequence[int], outputs: set[
     kept = []
     for at in reversed(order):
         if wanted.intersection(nodes[at].output):
-            wanted.update(nodes[at].input)
+            wanted.update(_reads(nodes[at]))
             wanted.discard("")
             kept.append(at)
     return kept[::-1]

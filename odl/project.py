@@ -33,13 +33,15 @@ _OURS = "give a folder that odl run -o or odl build -o wrote"
 
 @dataclass(frozen=True)
 class Origins:
-    """What a project or a run was made from, as its odl.json says. `ram_bytes` is the budget, 0 if none was given."""
+    """What a project or a run was made from, as its odl.json says. `ram_bytes` is the budget, 0 if none was given;
+    `fix_batch`: the model's batch is open, and was taken to be 1."""
 
     recipe: Recipe
     target: str
     model: Path
     tuning: Tuning
     ram_bytes: int = 0
+    fix_batch: bool = False
 
 
 def write_project(folder: Path, title: str, program: Program, training: Training, target: Target) -> None:
@@ -65,9 +67,11 @@ def note_origins(
 ) -> None:
     """Write a copy of the model, and odl.json: versions, the model's hash, the recipe, the budget, and `more`."""
     write_model(model.proto, folder / MODEL)
+    batch = {"fix_batch": True} if model.fix_batch else {}
     note = {
         "schema_version": SCHEMA, "odl_version": VERSION, "model_sha256": sha256(model.path), "target": target,
-        "recipe": asdict(recipe), "tuning": (tuning or Tuning()).as_json(), "ram_bytes": ram_bytes, **more,
+        "recipe": asdict(recipe), "tuning": (tuning or Tuning()).as_json(), "ram_bytes": ram_bytes, **batch,
+        **more,
     }  # fmt: skip
     (folder / MARKER).write_text(json_text.dumps(note) + "\n")
 
@@ -85,7 +89,10 @@ def read_origins(folder: Path) -> tuple[Origins, dict[str, Any]]:
             raise ValueError("target is no text")
         ram_bytes = _whole(note, "ram_bytes", _MOST_RAM)
         _whole(note, "walked", _MOST_WALKED)
-        return Origins(recipe, note["target"], folder / MODEL, tuning, ram_bytes), note
+        fix_batch = note.get("fix_batch", False)
+        if not isinstance(fix_batch, bool):
+            raise ValueError("fix_batch is neither true nor false")
+        return Origins(recipe, note["target"], folder / MODEL, tuning, ram_bytes, fix_batch), note
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError("not-a-project", str(folder), f"its {MARKER} cannot be used", _OURS) from error
 

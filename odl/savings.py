@@ -52,7 +52,7 @@ def savings(model: Model, training: Training) -> Savings | None:
         return None
     stage("comparing with training everything")
     if recipe.parameters == "norms":  # then the model was imported without folding them
-        model = load_model(model.path)
+        model = load_model(model.path, fix_batch=model.fix_batch)
     return Savings(costs(training), costs(build_training(model.graph, whole)))
 
 

@@ -73,7 +73,7 @@ class Selection:
 def choose(
     path: str | Path, data: str | Path, recipe: Recipe, target: str = DEFAULT.name, *,
     ram_bytes: int | None = None, time: int | None = None, samples: int = 64, on: str = "", timeout_s: float = 120.0,
-    tell: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None, fix_batch: bool = False,
 ) -> Selection:  # fmt: skip
     """The best choice, of what `recipe` may train, that takes at most `ram_bytes` (default: what the target has) of
     RAM and `time` a step (default: any), in what the simulator counts, or MACs where it counts nothing. Deterministic.
@@ -86,7 +86,7 @@ def choose(
         why = "must be 0: adapters have no channels to choose from"
         raise UsageError("recipe-value", "lora_rank", why, "choose weights by select, or adapt by lora_rank")
     machine = find_target(target)
-    model = load_model(Path(path), keeps_norms=recipe.parameters == "norms")
+    model = load_model(Path(path), keeps_norms=recipe.parameters == "norms", fix_batch=fix_batch)
     training = build_training(model.graph, analysed(recipe))
     loaded = load_data(Path(data), training)
     found = contributions(training, loaded.steps(min(samples, len(loaded)), recipe.seed))
@@ -97,7 +97,7 @@ def choose(
     def heard(name: str, measured: float) -> None:
         tell(f"{name}: {measured:,.0f} {bench.unit} a step")
 
-    bench = Bench(model.path, model.graph, machine, on, Path(data), timeout_s, heard)
+    bench = Bench(model.path, model.graph, machine, on, Path(data), timeout_s, heard, fix_batch)
     times = measure(bench, recipe, offers) if time is not None else None
     offers = {layer: options for layer, options in offers.items() if times is None or layer in times.trained}
     prices = _Prices(bench, recipe, offers, times)
@@ -174,7 +174,7 @@ class _Prices:
     def exactly(self, chosen: Chosen) -> Price:
         recipe = recipe_for(self.recipe, chosen)
         roomy = self.bench.target.resized(ram_bytes=_ANY_BYTES)
-        planned = api.compile_model(self.bench.path, recipe, roomy)
+        planned = api.compile_model(self.bench.path, recipe, roomy, fix_batch=self.bench.fix_batch)
         ram_bytes = planned.program.spaces[ARENA] + roomy.stack_bytes
         return Price(ram_bytes, sum(self.bench.step(recipe, "a choice").values()) if self.times else 0.0)
 

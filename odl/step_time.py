@@ -37,6 +37,7 @@ class Bench:
     data: Path
     timeout_s: float
     tell: Callable[[str, float], None] = lambda *_: None
+    fix_batch: bool = False
 
     @property
     def unit(self) -> str:
@@ -62,7 +63,9 @@ class Bench:
     def _run(self, recipe: Recipe) -> dict[tuple[str, Phase], float]:
         """One step, or two where the second has what the first lacks: the end of a batch, and old samples."""
         n_steps = 2 if recipe.batch > 1 or recipe.replay_layer else 1
-        compiled = api.compile_model(self.path, replace(recipe, batch=min(recipe.batch, 2)), self.target)
+        compiled = api.compile_model(
+            self.path, replace(recipe, batch=min(recipe.batch, 2)), self.target, fix_batch=self.fix_batch
+        )
         run = api.train(compiled, self.data, n_steps, self.on, timeout_s=self.timeout_s)
         olds = recipe.replay_ratio * (n_steps - 1) if recipe.replay_layer else 0
         ran = {ENCODE: n_steps, RECALL: olds, STEP: n_steps + olds, APPLY: (n_steps + olds) // 2, REMEMBER: n_steps}

@@ -308,16 +308,17 @@ def test_control_flow(tmp_path: Path) -> None:
     )  # fmt: skip
     scan = helper.make_graph([node("Relu", "row", "out")], "scan", [value("row", (4,))], [value("out", (4,))])
     proto = model(
-        node("If", "yes", "a", "if", then_branch=branch("then"), else_branch=branch("else")),
+        node("ReduceMax", "x", "most", "most", keepdims=0), node("Cast", "most", "maybe", "cast", to=9),
+        node("If", "maybe", "a", "if", then_branch=branch("then"), else_branch=branch("else")),
         node("Loop", "count yes a", "b", "loop", body=body),
         node("Scan", "b", "c", "scan", body=scan, num_scan_inputs=1), node("Gemm", "c w", "y"),
         w=draw(4, 3), yes=np.array(True), count=np.array(3),
     )  # fmt: skip
     error = refusal(lambda: load(tmp_path, proto))
-    assert codes(error) == ["unsupported-operator"] * 3
-    assert [problem.where for problem in error.problems] == ["If 'if'", "Loop 'loop'", "Scan 'scan'"]
-    assert "(1, 4)" in error.problems[1].why
-    assert "unroll" in error.problems[1].hint
+    assert codes(error) == ["unsupported-operator"] * 5
+    assert [problem.where for problem in error.problems[2:]] == ["If 'if'", "Loop 'loop'", "Scan 'scan'"]
+    assert "(1, 4)" in error.problems[3].why
+    assert "unroll" in error.problems[3].hint
 
 
 def function(name: str, *nodes: onnx.NodeProto, inputs: str = "a", attributes: tuple[str, ...] = ()) -> object:

@@ -122,8 +122,10 @@ def test_unknown_automatic_pads(tmp_path: Path) -> None:
 
 
 def test_convolution_of_other_ranks(tmp_path: Path) -> None:
-    line = model(node("Conv", "x w", "y"), x=(1, 2, 6), w=draw(3, 2, 3))
-    assert refused(tmp_path, line) == "unsupported-attribute"
+    rows = model(node("Conv", "x w", "y"), x=(1, 2, 6), w=draw(3, 2, 3, 1))
+    assert refused(tmp_path, rows) == "shape-mismatch"
+    shared = model(node("Conv", "x w", "c"), node("Conv", "c w", "y"), x=(1, 3, 9), w=draw(3, 3, 3))
+    assert refused(tmp_path, shared) == "unsupported-attribute"  # a kernel of two is turned for neither
 
 
 def test_convolution_whose_parts_do_not_fit(tmp_path: Path) -> None:

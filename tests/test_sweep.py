@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from commands import answer, odl, save_model
 from test_cli_process import process, started
@@ -63,6 +64,17 @@ def swept(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     assert result.exit_code == 0, result.output
     assert result.stderr.count("\n") == 8
     return folder / "out"
+
+
+def test_a_batch_that_is_open_is_fixed_on_request(model: Path, data: Path, tmp_path: Path) -> None:
+    proto = onnx.load(model)
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    onnx.save(proto, tmp_path / "open.onnx")
+    given = words(tmp_path / "open.onnx", data, save_grid(tmp_path / "grid.toml", "lr = 0.1\n"), tmp_path / "out")
+    assert "--fix-batch" in odl(*given).stderr
+    (point,) = answer(*given, "--fix-batch")["points"]
+    assert point["refused"] is None
+    assert odl("eval", tmp_path / "out" / point["name"], "--data", data).exit_code == 0
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ AXES = {
     "average_pool": {1, 3},
     "average_pool_share": {1, 3},
     "average_pool_spread": {1, 3},
-    "pad": {1, 3},
+    "pad": {0, 1, 3},
     "transpose": {0, 1, 2, 3},
     "softmax": {0},
     "softmax_gradient": {0},

@@ -35,10 +35,11 @@ def _n_bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 
 @dataclass(frozen=True)
 class RecipeFlags:
-    """A recipe file, and what flags change."""
+    """A recipe file, what flags change, and whether a batch that the model leaves open is 1."""
 
     file: Path | None
     changes: Mapping[str, Any]
+    fix_batch: bool = False
 
     def over(self, base: Recipe) -> Recipe:
         """The recipe: the file's or `base`, with the changes."""
@@ -92,14 +93,17 @@ _RECIPE_HELP = {
 }
 
 
+fix_batch_option = click.option("--fix-batch", is_flag=True, help="A batch dimension that MODEL leaves open is 1.")
+
+
 def recipe_options(function: Callable[..., None]) -> Callable[..., None]:
-    """-r, and a flag a field of Recipe; the command gets them as `recipe`."""
+    """-r, a flag a field of Recipe, and --fix-batch; the command gets them as `recipe`."""
 
     @functools.wraps(function)
-    def run(console: Console, recipe_file: Path | None, **arguments: Any) -> None:
+    def run(console: Console, recipe_file: Path | None, fix_batch: bool, **arguments: Any) -> None:
         given = {field.name: arguments.pop(field.name) for field in fields(Recipe)}
         changes = {name: None if value == () else value for name, value in given.items()}
-        function(console, recipe=RecipeFlags(recipe_file, changes), **arguments)
+        function(console, recipe=RecipeFlags(recipe_file, changes, fix_batch), **arguments)
 
     for field in reversed(fields(Recipe)):
         many = isinstance(field.default, tuple)
@@ -111,6 +115,7 @@ def recipe_options(function: Callable[..., None]) -> Callable[..., None]:
             type=click.Choice(CHOICES[field.name]) if field.name in CHOICES else str if many else type(field.default),
             help=f"{_RECIPE_HELP.get(field.name, '')}  [{default}]",
         )(run)  # fmt: skip
+    fix_batch_option(run)
     click.option("-r", "--recipe", "recipe_file", type=PATH, metavar="TOML", help="Recipe file; flags go over it.")(run)
     return run
 

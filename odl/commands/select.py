@@ -48,13 +48,14 @@ def select(
     samples: int, output: Path | None, timeout: float, recipe: RecipeFlags,
 ) -> None:  # fmt: skip
     """Choose the layers and channels of MODEL that contribute most to learning, within RAM and time."""
-    wanted, machine = recipe.over(Recipe()), target or DEFAULT.name
+    wanted, machine, fix_batch = recipe.over(Recipe()), target or DEFAULT.name, recipe.fix_batch
     if (model / MARKER).is_file():
         origins, _ = read_origins(model)
         model, wanted, machine = origins.model, recipe.over(origins.recipe), target or origins.target
+        fix_batch |= origins.fix_batch
     found = selection.choose(
         model, data, wanted, machine, ram_bytes=ram, time=time, samples=samples, on=on or "",
-        timeout_s=timeout, tell=console.note,
+        timeout_s=timeout, tell=console.note, fix_batch=fix_batch,
     )  # fmt: skip
     console.facts["model_sha256"] = sha256(model)
     simulator = machine_for(find_target(machine), on or "").simulator

@@ -12,6 +12,7 @@ from odl import json_text
 from odl.commands.options import (
     PATH,
     data_option,
+    fix_batch_option,
     on_any_option,
     out_option,
     steps_option,
@@ -39,6 +40,7 @@ _GRID, _JSON, _PAGE = "grid.toml", "sweep.json", "sweep.html"
 @steps_option
 @click.option("--grid", required=True, type=PATH, metavar="TOML", help="What is tried: recipe words, target, ram.")
 @click.option("-r", "--recipe", "recipe_file", type=PATH, metavar="TOML", help="Recipe file; the grid goes over it.")
+@fix_batch_option
 @on_any_option
 @out_option("Folder for the points' run folders and the report.")
 @click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Processes at once.  [one a core]")
@@ -46,7 +48,7 @@ _GRID, _JSON, _PAGE = "grid.toml", "sweep.json", "sweep.html"
 @timeout_option
 def sweep(
     console: Console, model: Path, data: Path, test: Path, steps: int, grid: Path, recipe_file: Path | None,
-    on: str | None, output: Path, jobs: int | None, scheduler: str, timeout: float,
+    fix_batch: bool, on: str | None, output: Path, jobs: int | None, scheduler: str, timeout: float,
 ) -> None:  # fmt: skip
     """Train MODEL by each recipe of a grid for each target, and compare accuracy, RAM and cycles. MODEL is an ONNX
     file. What is there already, from the same inputs, is not done again."""
@@ -60,7 +62,7 @@ def sweep(
             said.add(text)
             console.note(text)
 
-    wanted = sweeping.plan(model, data, test, points, steps, on or "", timeout, once)
+    wanted = sweeping.plan(model, data, test, points, steps, on or "", timeout, once, fix_batch)
     claim(output, _GRID, content)
 
     def runner(inputs: Inputs, missing: Sequence[Job]) -> Iterator[Outcome]:

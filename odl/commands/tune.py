@@ -41,7 +41,10 @@ def tune(
     def tell(number: int, of: int, name: str, cycles: int) -> None:
         console.note(f"{number} of {of}: {name}, {f'{cycles:,} cycles' if cycles >= 0 else 'does not fit'}")
 
-    found = autotune.tune(model, recipe.over(Recipe()), target, out=output, jobs=jobs, timeout_s=timeout, progress=tell)
+    found = autotune.tune(
+        model, recipe.over(Recipe()), target, out=output, jobs=jobs, timeout_s=timeout, progress=tell,
+        fix_batch=recipe.fix_batch,
+    )  # fmt: skip
     console.facts["model_sha256"] = sha256(model)
     path = output or autotune.cache_path(model)
     console.answer(results.tuned(found, target, str(path)), render.tuned)

@@ -44,10 +44,11 @@ def accept_from(console: Console, path: Path, recipe: RecipeFlags) -> api.Accept
     if (path / MARKER).is_file():
         origins, note = read_origins(path)
         find_target(origins.target)
-        accepted = api.accept(origins.model, recipe.over(origins.recipe))
+        fix_batch = origins.fix_batch or recipe.fix_batch
+        accepted = api.accept(origins.model, recipe.over(origins.recipe), fix_batch)
         console.facts["model_sha256"] = str(note.get("model_sha256", ""))
     else:
-        accepted = api.accept(path, recipe.over(Recipe()))
+        accepted = api.accept(path, recipe.over(Recipe()), recipe.fix_batch)
         console.facts["model_sha256"] = sha256(path)
     return accepted
 
@@ -65,12 +66,13 @@ def compile_from(
             console.note(f"{path}: its tuning is not used, it was measured for another recipe or target")
             tuning = Tuning()
         budget = ram or (origins.ram_bytes if machine == origins.target else 0)
-        compiled = api.compile_model(origins.model, wanted, machine, tuning, budget, must_fit)
+        fix_batch = origins.fix_batch or recipe.fix_batch
+        compiled = api.compile_model(origins.model, wanted, machine, tuning, budget, must_fit, fix_batch)
         console.facts["model_sha256"] = str(note.get("model_sha256", ""))
     else:
         wanted, machine = recipe.over(Recipe()), target or DEFAULT.name
         tuning = autotune.tuning_for(path, wanted, machine, console.note)
-        compiled = api.compile_model(path, wanted, machine, tuning, ram or 0, must_fit)
+        compiled = api.compile_model(path, wanted, machine, tuning, ram or 0, must_fit, recipe.fix_batch)
         console.facts["model_sha256"] = sha256(path)
     took = time.monotonic() - started
     console.log(f"{path}: {compiled.recipe} for {compiled.target.name}, compiled in {took:.1f} s")

@@ -88,6 +88,46 @@ def imports(
     return register
 
 
+# For each axis of what is seen of a tensor, the tensor's own axis, or None: a new one of size 1. Axes of the tensor
+# that are in no place are of size 1.
+Axes = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """How a constant of this shape is seen."""
+
+    axes: Axes
+    shape: Shape
+
+    def of(self, array: Array) -> Array:
+        """What is seen of the constant."""
+        kept = [axis for axis in self.axes if axis is not None]
+        rest = [axis for axis in range(array.ndim) if axis not in kept]
+        turned: Array = array.transpose(kept + rest)
+        return turned.reshape([1 if axis is None else array.shape[axis] for axis in self.axes])
+
+    def then(self, axes: Axes) -> View:
+        """What is seen of what is seen."""
+        return View(tuple(None if axis is None else self.axes[axis] for axis in axes), self.shape)
+
+    def back(self, array: Array) -> Array:
+        """What broadcasts against the constant, from what broadcasts against what is seen of it."""
+        if not array.ndim:
+            return array
+        assert array.ndim == len(self.axes), (array.shape, self)
+        places = [self.axes.index(axis) for axis in range(len(self.shape)) if axis in self.axes]
+        turned: Array = array.transpose(places + [place for place in range(array.ndim) if place not in places])
+        sizes = iter(array.shape[place] for place in places)
+        return turned.reshape([next(sizes) if axis in self.axes else 1 for axis in range(len(self.shape))])
+
+    def origin(self, seen: Origin) -> Origin:
+        """The origin in the constant of what has this origin in what is seen of it."""
+        perm = [axis for place in seen.perm if (axis := self.axes[place]) is not None]
+        perm += [axis for axis in range(len(self.shape)) if axis not in perm]
+        return Origin(seen.initializer, self.shape, tuple(perm), self.back(seen.scale), self.back(seen.offset))
+
+
 def stored_shape(shape: Shape) -> Shape:
     """The storage shape of an activation with this ONNX shape."""
     return tuple(shape[axis] for axis in CHANNELS_LAST) if len(shape) == 4 else shape
@@ -102,12 +142,17 @@ class Importer:
     """The state of an import: ONNX names bound to constants or to graph values."""
 
     def __init__(
-        self, constants: Mapping[str, Array], initializers: Iterable[str], affine: Mapping[str, tuple[Array, Array]]
+        self,
+        constants: Mapping[str, Array],
+        initializers: Iterable[str],
+        affine: Mapping[str, tuple[Array, Array]],
+        views: Mapping[str, View] | None = None,
     ) -> None:
         self.build = Builder()
         self.constants: dict[str, Array] = dict(constants)
         self.initializers = frozenset(initializers)
         self.affine = affine
+        self.views = views or {}
         self.node = OnnxNode("", "", (), (), {})
         self._values: dict[str, str] = {}
         self._shapes: dict[str, Shape] = {}
@@ -140,6 +185,8 @@ class Importer:
         factor, offset = self.affine.get(name, (np.ones(()), np.zeros(())))
         origin = Origin(name, tuple(array.shape), tuple(perm), factor * scale, offset * scale)
         stored = origin.store(array)
+        if name in self.views:
+            origin = self.views[name].origin(origin)
         if not np.isfinite(fp16.half(stored)).all():
             self.refuse("weight-overflow", f"'{name}' holds {np.abs(stored).max():g}, beyond binary16's 65504")
         values = fp16.half(stored).reshape(stored.shape if shape is None else shape)

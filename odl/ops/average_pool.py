@@ -1,4 +1,4 @@
-"""Averages over windows (ONNX AveragePool, GlobalAveragePool, ReduceMean over an image), and their gradient.
+"""Averages over windows (ONNX AveragePool, GlobalAveragePool, ReduceMean), and their gradient.
 
 Images are (1, H, W, C). A sum of products with ones, then one division. The gradient is two operators, because each
 quotient is needed by all pixels of its window: first the quotients, then the sums of those that reach a pixel.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import ClassVar
 
 import numpy as np
@@ -15,10 +16,11 @@ import numpy as np
 from odl import fp16
 from odl.fp16 import Accumulate
 from odl.graph import Builder, Kernel, Node, Operator, Slice, Tile
-from odl.ops._importer import BATCH_HINT, Importer, OnnxNode, Sample, imports
+from odl.ops._importer import BATCH_HINT, CHANNELS_LAST, Importer, OnnxNode, Sample, imports, stored_shape
 from odl.ops._pools import Pads, backwards, cropped, cut_channels, image_window, read_pool
 from odl.ops._windows import Window
 from odl.ops.reshape import Reshape
+from odl.ops.transpose import permuted
 from odl.types import Array, Shape, TensorType
 
 
@@ -196,22 +198,49 @@ def _mean_samples() -> Iterable[Sample]:
     yield Sample("ReduceMean", ((1, 5, 3, 3),), {"axes": (-1, -2), "keepdims": 0})
     axes = np.array([2, 3], np.int64)
     yield Sample("ReduceMean", ((1, 3, 5, 5), (2,)), {"keepdims": 0}, constants=(1,), values={1: axes}, opset=18)
+    yield Sample("ReduceMean", ((1, 4, 7),), {"axes": (1,), "keepdims": 0})
+    yield Sample("ReduceMean", ((1, 4, 7),), {"axes": (-1,)})
+    yield Sample("ReduceMean", ((1, 4, 3, 5),), {"axes": (1, 2), "keepdims": 0})
+    yield Sample("ReduceMean", ((1, 4, 3, 5),), {"axes": (3, 1)})
+    yield Sample("ReduceMean", ((2, 5),), {})
 
 
-@imports("GlobalAveragePool", "ReduceMean", samples=_mean_samples, limits="over the two spatial axes of one image")
+@imports("GlobalAveragePool", samples=_mean_samples, limits="over the two spatial axes of one image")
+@imports("ReduceMean", samples=_mean_samples, limits="up to rank 4, constant axes")
 def _import_mean(imp: Importer, node: OnnxNode) -> None:
     x, shape = node.input(0), imp.shape(node.input(0))
-    imp.require(len(shape) == 4 and shape[0] == 1, f"input {shape} is not one image (1, C, H, W)", BATCH_HINT)
     keeps = node.op_type == "GlobalAveragePool" or bool(node.attributes.get("keepdims", 1))
+    axes = {2, 3}
     if node.op_type == "ReduceMean":
-        axes = _axes(imp, node)
-        imp.require({axis % 4 for axis in axes} == {2, 3}, f"axes {axes} are not the spatial axes 2, 3")
+        axes = {axis % len(shape) for axis in _axes(imp, node)}
+        imp.require(bool(axes) or not node.attributes.get("noop_with_empty_axes", 0), "a mean over no axes")
+    if len(shape) != 4 or axes != {2, 3}:
+        imp.require(node.op_type == "ReduceMean", f"input {shape} is not one image (1, C, H, W)", BATCH_HINT)
+        _import_other_mean(imp, node, tuple(sorted(axes)) or tuple(range(len(shape))), keeps)
+        return
+    imp.require(shape[0] == 1, f"input {shape} is not one image (1, C, H, W)", BATCH_HINT)
     average = AveragePool(image_window(shape))
     if keeps:
         imp.bind(node.outputs[0], imp.add(average, (imp.value(x),)), (1, shape[1], 1, 1))
         return
     mean = imp.build.add(average, (imp.value(x),))
     imp.bind(node.outputs[0], imp.add(Reshape((1, shape[1])), (mean,)), (1, shape[1]))
+
+
+def _import_other_mean(imp: Importer, node: OnnxNode, axes: Shape, keeps: bool) -> None:
+    """A mean over other axes: of an image whose pixels are the elements of these, in order, its channels the rest."""
+    shape, build = imp.shape(node.input(0)), imp.build
+    rank = len(shape)
+    imp.require(0 < rank <= 4, f"rank {rank} is not 1 to 4")
+    order = CHANNELS_LAST if rank == 4 else tuple(range(rank))
+    others = [axis for axis in (order if keeps else range(rank)) if axis not in axes]
+    result = tuple(1 if axis in axes else n for axis, n in enumerate(shape) if keeps or axis not in axes)
+    imp.require(bool(result), "the result is one number without axes", "keep the axes (keepdims = 1)")
+    turned = permuted(build, imp.value(node.input(0)), [order.index(axis) for axis in (*axes, *others)])
+    pixels, channels = (prod(shape[axis] for axis in part) for part in (axes, others))
+    image = build.add(Reshape((1, 1, pixels, channels)), (turned,))
+    mean = build.add(AveragePool(Window((1, pixels), (1, 1), (0, 0, 0, 0))), (image,))
+    imp.bind(node.outputs[0], imp.add(Reshape(stored_shape(result)), (mean,)), result)
 
 
 def _axes(imp: Importer, node: OnnxNode) -> Shape:

@@ -14,6 +14,8 @@ from odl.graph import Builder, Kernel, Node, Operator, Tile
 from odl.graph import Slice as Cut
 from odl.ops._cuts import cut_alike
 from odl.ops._importer import CHANNELS_LAST, Importer, OnnxNode, Sample, imports
+from odl.ops.pad import Pad
+from odl.ops.reshape import Reshape
 from odl.types import Array, Shape, TensorType
 
 
@@ -70,7 +72,10 @@ class Concat(Operator):
 
 @dataclass(frozen=True)
 class Slice(Operator):
-    """y = elements `first` .. `first + count - 1` of x along `axis`. Exact, binary16; the gradient of Concat."""
+    """y = elements `first` .. `first + count - 1` of x along `axis`. Exact, binary16; the gradient of Concat.
+
+    Its own gradient is what Pad puts +0 around: both as images of one channel, a row of theirs all from `axis` on.
+    """
 
     name: ClassVar[str] = "slice"
     axis: int
@@ -90,6 +95,14 @@ class Slice(Operator):
         first = self.first * prod(x[self.axis + 1 :])
         widths = {"in_width": _width(x, self.axis), "first": first, "count": _width(y, self.axis)}
         return Kernel("slice", {"n_rows": _rows(x, self.axis), **widths})
+
+    def gradient(self, build: Builder, node: Node, grad: str, wanted: Sequence[bool]) -> Sequence[str | None]:
+        x, y = (build.types[name].shape for name in (node.inputs[0], grad))
+        rows, width, inner = _rows(x, self.axis), _width(x, self.axis), prod(x[self.axis + 1 :])
+        left, count = self.first * inner, _width(y, self.axis)
+        part = build.add(Reshape((1, rows, count, 1)), (grad,))
+        whole = build.add(Pad((0, left, 0, width - left - count)), (part,))
+        return (build.add(Reshape(x), (whole,), f"{node.inputs[0]}.grad"),)
 
     def tile(self, cut: Cut | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
         return cut_alike(self, cut, len(inputs), but=self.axis)

@@ -37,7 +37,7 @@ class Reshape(Operator):
         return (build.add(Reshape(build.types[x].shape), (grad,), f"{x}.grad"),)
 
 
-def _reshaped(imp: Importer, node: OnnxNode, shape: Shape) -> None:
+def reshaped(imp: Importer, node: OnnxNode, shape: Shape) -> None:
     """Bind the node's output to its first input's elements, in ONNX's order, under the ONNX shape `shape`."""
     x, y = node.input(0), node.outputs[0]
     old = imp.shape(x)
@@ -93,7 +93,7 @@ def _import_reshape(imp: Importer, node: OnnxNode) -> None:
         imp.require(known > 0 and prod(old) % known == 0, f"{old} does not fill {tuple(wanted)}")
         wanted[wanted.index(-1)] = prod(old) // known
     imp.require(all(n >= 0 for n in wanted), f"shape {tuple(wanted)} is not a shape")
-    _reshaped(imp, node, tuple(wanted))
+    reshaped(imp, node, tuple(wanted))
 
 
 def _flatten_samples() -> Iterable[Sample]:
@@ -109,7 +109,7 @@ def _import_flatten(imp: Importer, node: OnnxNode) -> None:
     axis = node.attributes.get("axis", 1)
     imp.require(-len(old) <= axis <= len(old), f"axis {axis} is not one of {old}")
     axis += len(old) if axis < 0 else 0
-    _reshaped(imp, node, (prod(old[:axis]), prod(old[axis:])))
+    reshaped(imp, node, (prod(old[:axis]), prod(old[axis:])))
 
 
 def _squeeze_samples() -> Iterable[Sample]:
@@ -140,10 +140,10 @@ def _import_squeeze(imp: Importer, node: OnnxNode) -> None:
     imp.require(len(chosen) == len(axes), f"axes {axes} name one axis twice")
     if is_squeeze:
         imp.require(all(old[axis] == 1 for axis in chosen), f"axes {axes} of {old} are not all 1")
-        _reshaped(imp, node, tuple(n for axis, n in enumerate(old) if axis not in chosen))
+        reshaped(imp, node, tuple(n for axis, n in enumerate(old) if axis not in chosen))
     else:
         rest = iter(old)
-        _reshaped(imp, node, tuple(1 if axis in chosen else next(rest) for axis in range(rank)))
+        reshaped(imp, node, tuple(1 if axis in chosen else next(rest) for axis in range(rank)))
 
 
 def _identity_samples() -> Iterable[Sample]:

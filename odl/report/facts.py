@@ -214,7 +214,8 @@ def _commands(
     """What to type for the same run, and for this report of it."""
     data, name = noted.get("data") or "DATA.npz", folder.name
     ram = ["--ram", str(ram_bytes)] if ram_bytes else []
-    made = ["-t", compiled.target.name, *ram, *recipe_flags(compiled.recipe)]
+    batch = ["--fix-batch"] if compiled.model.fix_batch else []
+    made = ["-t", compiled.target.name, *ram, *batch, *recipe_flags(compiled.recipe)]
     steps = str(int(noted.get("resumed_at", 0)) + len(noted["loss"]))
     on = [] if noted["on"] == compiled.target.simulator else ["--on", noted["on"]]
     test = ["--test", str(wishes.test)] if wishes.test else []

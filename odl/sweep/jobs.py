@@ -41,12 +41,14 @@ class File:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What all jobs of a sweep share. `model` has its external data inside; `model_sha256` is the user's file's."""
+    """What all jobs of a sweep share. `model` has its external data inside; `model_sha256` is the user's file's.
+    `fix_batch`: a batch that it leaves open is 1."""
 
     model: File
     model_sha256: str
     data: File
     test: File
+    fix_batch: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ def _run_folder(inputs: Inputs, job: Job, place: Path) -> dict[str, bytes]:
         for folder, file in (("model", inputs.model), ("data", inputs.data), ("test", inputs.test))
     )
     tuning = tuning_from_json(job.tuning, {})
-    compiled = api.compile_model(model, Recipe(**job.recipe), job.target, tuning, job.ram_bytes)
+    compiled = api.compile_model(
+        model, Recipe(**job.recipe), job.target, tuning, job.ram_bytes, fix_batch=inputs.fix_batch
+    )
     before = api.evaluate(compiled, test)
     run = api.train(compiled, data, job.steps, job.on, timeout_s=job.timeout_s)
     after = api.evaluate(compiled, test, run.weights)

@@ -44,17 +44,17 @@ class Sweep:
 
 def plan(
     model: Path, data: Path, test: Path, points: Sequence[Point], steps: int, on: str = "", timeout_s: float = 120.0,
-    tell: Callable[[str], None] = lambda _text: None,
+    tell: Callable[[str], None] = lambda _text: None, fix_batch: bool = False,
 ) -> Sweep:  # fmt: skip
     """Read all that a sweep needs. Raises what is wrong with the model, with the data, or with `on` for a target; a
     recipe that does not go together, or with this model, is refused when its point is run."""
-    loaded = load_model(model)
+    loaded = load_model(model, fix_batch=fix_batch)
     for target in {point.target: None for point in points}:
         if on != api.NUMPY:
             machine_for(find_target(target), on)
     _require_data(loaded, points, (data, test))
     inputs = Inputs(
-        File(model.name, loaded.proto.SerializeToString()), sha256(model), _file(data), _file(test)
+        File(model.name, loaded.proto.SerializeToString()), sha256(model), _file(data), _file(test), fix_batch
     )  # fmt: skip
     jobs = [_job(model, inputs, point, steps, on, timeout_s, tell) for point in points]
     title = loaded.proto.graph.name or model.stem
