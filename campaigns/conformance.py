@@ -51,7 +51,7 @@ def result(case: OnnxCase) -> Result:
     except OdlError as error:
         return Result(*told, "refused", error.code, error.problems[0].why)
     worst = max(map(share_of_bound, compared))
-    width = max(float(each.bound.max() / abs(each.expected).max()) for each in compared)
+    width = max(float(each.bound.max() / (abs(each.expected).max() or 1.0)) for each in compared)
     return Result(*told, "passed" if worst <= 1 else "failed", worst=round(worst, 3), width=float(f"{width:.3g}"))
 
 

@@ -74,7 +74,7 @@ def test_a_batch_that_is_open_is_fixed_on_request(model: Path, data: Path, tmp_p
     assert "--fix-batch" in odl(*given).stderr
     (point,) = answer(*given, "--fix-batch")["points"]
     assert point["refused"] is None
-    assert odl("eval", tmp_path / "out" / point["name"], "--data", data).exit_code == 0
+    assert odl("eval", tmp_path / "out" / point["point"], "--data", data).exit_code == 0
 
 
 @pytest.fixture
