@@ -164,7 +164,8 @@ def _labels(array: Array | None, classes: int, where: str) -> Array:
     wrong = np.flatnonzero((array < 0) | (array >= classes))
     if len(wrong):
         at = int(wrong[0])
-        raise ModelError("label-range", where, f"y[{at}] = {array[at]}, the model has classes 0 .. {classes - 1}")
+        hint = "subtract 1, if your labels begin with 1" if array.min() == 1 and array.max() == classes else ""
+        raise ModelError("label-range", where, f"y[{at}] = {array[at]}, the model has classes 0 .. {classes - 1}", hint)
     return array.astype(np.int32).reshape(-1, 1)
 
 

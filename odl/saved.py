@@ -14,15 +14,20 @@ from odl.checkpoint import newest, read_image
 from odl.codegen import model_id
 from odl.errors import ModelError, UsageError
 from odl.npz import read_npz
-from odl.project import MARKER, WEIGHTS, sha256
+from odl.project import MARKER, WEIGHTS, is_run, sha256
 from odl.staging import staged
 from odl.types import Array, Shape
 
 _NOTED_ANYWAY = ("target", "on", "loss")
 
 
-def require_writable(folder: str | Path) -> None:
-    """Raises what `build` and `save_run` would raise about `folder`, before the work is done. Leaves nothing behind."""
+def require_room(folder: Path) -> None:
+    """That a run may be kept in `folder`, before the work is done: an older run gives way, C code does not.
+
+    Raises UsageError `holds-a-project`, or what `save_run` would raise. Leaves nothing behind.
+    """
+    if (folder / MARKER).is_file() and not is_run(folder):
+        raise UsageError("holds-a-project", str(folder), "a C project lies there", "choose another folder")
 
     class Enough(Exception):  # noqa: N818  not an error: it keeps the staged folder from taking its place
         pass

@@ -492,3 +492,11 @@ def test_infinities_are_valid_json(model: Path, data: Path) -> None:
     assert "NaN" in told["loss"]
     run = odl("run", model, "-t", "host", "--data", data.with_name("huge.npz"), "--steps", 3, "--lr", 1000)
     assert "a lower --lr may help" in run.stderr
+
+
+def test_a_run_does_not_replace_c_code(model: Path, data: Path, tmp_path: Path) -> None:
+    assert odl("build", model, "-t", "host", "-o", tmp_path / "c").exit_code == 0
+    result = odl("run", model, "-t", "host", "--data", data, "--steps", 2, "-o", tmp_path / "c")
+    assert result.exit_code == ExitCode.USAGE
+    assert "holds-a-project" in result.stderr
+    assert (tmp_path / "c/src/odl_model.c").is_file()

@@ -52,8 +52,10 @@ def test_a_run_in_parts_is_the_run(target: str, on: str, model: Path, data: Path
     names = [dict(zip(each["names"], range(len(each["names"])), strict=True)) for each in weights]
     assert names[0].keys() == names[1].keys()
     assert all((weights[0][f"w{names[0][n]}"] == weights[1][f"w{names[1][n]}"]).all() for n in names[0])
-    done = answer(*command(model, data, target), *kept)
+    kept_figures = (folder / "odl.json").read_bytes()
+    done = answer(*command(model, data, target), *kept, "-o", folder)
     assert (done["steps"], done["resumed_at"], done["loss"]) == (0, N_STEPS, [])
+    assert (folder / "odl.json").read_bytes() == kept_figures
     assert "all steps were done before" in odl(*command(model, data, target), *kept).stdout
 
 

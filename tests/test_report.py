@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from html.parser import HTMLParser
@@ -121,7 +122,7 @@ def test_without_its_data_a_report_says_so(runs: Path, data: Path, tmp_path: Pat
     html = tmp_path / "report.html"
     result = odl("report", run, "-o", html)
     assert result.exit_code == ExitCode.OK
-    assert "gone.npz: what the run learned from is not there; give its place with --data" in result.stdout
+    assert "gone.npz: what the run learned from is not there; give with --data the file that it learned from" in result.stdout
     assert "bits not compared" in html.read_text()
     assert answer("report", run, "--data", data)["runs"][0]["reference"]["loss_equal"]
     other = tmp_path / "other.npz"
@@ -293,3 +294,18 @@ def test_several_runs_are_told_below_each_other(runs: Path) -> None:
     assert lines[at + 1].startswith("  host        ")
     assert lines[at + 2].startswith("  qemu-zhinx  ")
     assert "instructions" in lines[at + 2]
+
+
+def test_training_that_came_to_nothing_is_told_first(model: Path, data: Path, tmp_path: Path) -> None:
+    run, html = tmp_path / "run", tmp_path / "report.html"
+    wild = ["-t", "host", "--data", data, "--steps", 20, "--lr", 3e4, "--master", "none"]
+    assert odl("run", model, *wild, "-o", run).exit_code == 0
+    assert odl("report", run, "-o", html, "--steps", 0).exit_code == 0
+    assert re.search(r'class="verdict bad">diverged: \d+ of 20 updates were not finite', html.read_text())
+
+
+def test_mistakes_are_told_before_the_work(runs: Path, tmp_path: Path) -> None:
+    for words in (["--test", tmp_path / "no.npz"], ["-o", tmp_path / "no/report.html"], [tmp_path / "no"]):
+        result = odl("report", runs / "host", *words)
+        assert result.exit_code in (ExitCode.USAGE, ExitCode.MODEL_REFUSED)
+        assert "in NumPy" not in result.stderr

@@ -9,7 +9,8 @@ import click
 from odl.commands.options import PATH, out_option, timeout_option
 from odl.commands.verb import verb
 from odl.console import Console
-from odl.errors import BitsDifferError
+from odl.errors import BitsDifferError, UsageError
+from odl.project import read_origins
 from odl.report.facts import Wishes, facts
 from odl.report.page import page
 from odl.report.text import equal
@@ -34,6 +35,10 @@ def report(
 ) -> None:  # fmt: skip
     """Tell all about RUNS, folders that `odl run -o` wrote; several are compared. Runs them again in NumPy."""
     wishes = Wishes(data, test, steps, layer, clock * 1e6, timeout)
+    for run in runs:
+        read_origins(run)
+    if output and not output.absolute().parent.is_dir():
+        raise UsageError("file-unwritable", str(output), "there is no such folder", "choose another file")
     result = {"runs": [facts(run, wishes, console.note) for run in runs]}
     if output:
         write_whole(output, page(result).encode())

@@ -24,7 +24,7 @@ from odl.commands.options import (
 )
 from odl.commands.verb import compile_from, require_no_recipe, verb
 from odl.console import Console
-from odl.project import walked
+from odl.project import is_run, walked
 
 
 @verb
@@ -76,7 +76,7 @@ def run(
     first = walked(model, data) if goes_on else 0
     checkpoints = Checkpoints(image, every) if image else None
     if output:
-        saved.require_writable(output)
+        saved.require_room(output)
     with console.progress(steps, streams=True) as advance:
 
         def listen(step: int, loss: float) -> None:
@@ -85,7 +85,9 @@ def run(
 
         trained = api.train(compiled, data, steps, on or "", listen, timeout, weights, first, checkpoints)
     result = results.ran(trained)
-    if output:
+    if output and not trained.loss and is_run(output):
+        console.note(f"{output}: stays as it is, since no step was left to do")
+    elif output:
         saved.save_run(trained, output, data, walked=first + steps, continued=goes_on, **console.facts)
     console.answer(result, render.ran)
     if not trained.updates.tried:

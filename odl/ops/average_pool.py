@@ -182,7 +182,7 @@ def _pool_samples() -> Iterable[Sample]:
     yield pool((2, 4, 4), (1, 1), (3, 3))
 
 
-@imports("AveragePool", samples=_pool_samples, limits="2-D, dilation 1, pads less than the window")
+@imports("AveragePool", samples=_pool_samples, limits="1-D or 2-D, dilation 1, pads less than the window")
 def _import_pool(imp: Importer, node: OnnxNode) -> None:
     x, shape = node.input(0), imp.shape(node.input(0))
     window, declared = read_pool(imp, node, shape)

@@ -211,7 +211,7 @@ def _samples() -> Iterable[Sample]:
     yield from depthwise.samples()
 
 
-@imports("Conv", samples=_samples, limits="2-D, dilation 1, groups = 1 or depthwise, constant weights")
+@imports("Conv", samples=_samples, limits="1-D or 2-D, dilation 1, groups = 1 or depthwise, constant weights")
 def _import(imp: Importer, node: OnnxNode) -> None:
     x, w, b = node.input(0), node.input(1), node.input(2)
     kernel, shape = imp.constant(w, "the kernel").shape, imp.shape(x)

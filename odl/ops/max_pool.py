@@ -137,7 +137,7 @@ def _distinct(shape: tuple[int, ...]) -> dict[int, Array]:
     return {0: ((order - n_elems // 2) / 64).astype(np.float32).reshape(shape)}
 
 
-@imports("MaxPool", samples=_samples, limits="2-D, dilation 1, pads less than the window, no Indices")
+@imports("MaxPool", samples=_samples, limits="1-D or 2-D, dilation 1, pads less than the window, no Indices")
 @imports("GlobalMaxPool", samples=_samples, limits="over the two spatial axes of one image")
 def _import(imp: Importer, node: OnnxNode) -> None:
     x, shape = node.input(0), imp.shape(node.input(0))

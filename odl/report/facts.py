@@ -52,11 +52,14 @@ class Wishes:
 
 
 def facts(folder: Path, wishes: Wishes, tell: Tell = lambda _text: None) -> Result:
-    """All that a report tells of the run in `folder`. Raises UsageError where that is no run, or `layer` no layer."""
+    """All that a report tells of the run in `folder`. Raises UsageError where that is no run, or `layer` no layer, and
+    ModelError where `test` holds no such samples."""
     origins, noted = read_origins(folder)
     if "loss" not in noted or "per_step" not in noted:
         raise UsageError("not-a-run", str(folder), "holds no results", "give a folder that odl run -o wrote")
     compiled = api.open_folder(folder)
+    if wishes.test:
+        load_data(wishes.test, compiled.training)  # before the work is done
     weights = load_weights(folder, compiled)
     found = _Findings(folder, noted, compiled, weights, wishes, tell)
     return {
@@ -67,8 +70,10 @@ def facts(folder: Path, wishes: Wishes, tell: Tell = lambda _text: None) -> Resu
         "on": noted["on"],
         "cores": compiled.target.cores,
         "recipe": asdict(compiled.recipe),
+        "recipe_flags": shlex.join(recipe_flags(compiled.recipe)),
         "steps": len(noted["loss"]),
         "loss": noted["loss"],
+        "resumed_at": noted.get("resumed_at", 0),
         "updates": noted["updates"],
         "data": {"file": noted.get("data", ""), "sha256": noted.get("data_sha256", "")},
         "reference": found.reference(),
@@ -76,6 +81,7 @@ def facts(folder: Path, wishes: Wishes, tell: Tell = lambda _text: None) -> Resu
         "accuracy": found.accuracy(),
         "memory": results.planned(compiled),
         "stack_bytes": noted["stack_bytes"] or compiled.target.stack_bytes,
+        "stack_measured": bool(noted["stack_bytes"]),
         "flash": found.flash(),
         "per_step": noted["per_step"],
         "time": _time(noted["per_step"], wishes.clock_hz),
@@ -157,7 +163,7 @@ class _Findings:
     def _data(self) -> Path:
         """What the run learned from. Raises UsageError where it is not there any more, or another."""
         path = self.wishes.data or Path(self.noted.get("data", ""))
-        hint = "give its place with --data"
+        hint = "give with --data the file that it learned from"
         if not path.is_file():
             raise UsageError("no-data", str(path), "what the run learned from is not there", hint)
         if sha256(path) != self.noted.get("data_sha256"):

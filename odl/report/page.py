@@ -16,7 +16,7 @@ from odl.console import printable
 from odl.graph import Phase
 from odl.program import ARENA, LOCAL
 from odl.report import pictures
-from odl.report.text import equal, headline
+from odl.report.text import diverged, equal, headline
 from odl.share import share
 from odl.training import STEP
 
@@ -35,6 +35,7 @@ def page(result: Result) -> str:
         title=f"{runs[0]['model']}: {' and '.join(names)}",
         runs=runs,
         verdicts=[equal(run) for run in runs],
+        diverged=[diverged(run) for run in runs],
         headline=headline(runs),
         loss=_losses(runs),
         maps=[[(run["name"], each) for each in maps(run["memory"])] for run in runs],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 Result = Mapping[str, Any]
@@ -20,6 +21,7 @@ def headline(runs: Sequence[Result]) -> list[Row]:
         "flash": _flash,
         "a training step": step,
         "time of a step": _time,
+        "recipe": lambda run: run["recipe_flags"] or "the default one",
         "updates": updates,
         "target": lambda run: f"{run['target']} on {run['on']}",
     }
@@ -87,13 +89,31 @@ def losses(run: Result) -> str:
         return "no step was done"
     n = max(1, len(loss) // 10)
     first, last = (sum(map(float, part)) / n for part in (loss[:n], loss[-n:]))
-    return f"{first:.4g} at first, {last:.4g} at last, of {len(loss):,} steps"
+    means = f", means of {n:,}" if n > 1 else ""
+    return f"{first:.4g} at first, {last:.4g} at last{means}, of {len(loss):,} steps{_before(run)}"
+
+
+def _before(run: Result) -> str:
+    first = run["resumed_at"]
+    return f" behind the {first:,} of a checkpoint" if first else ""
+
+
+def diverged(run: Result) -> str:
+    """What a reader must see who sees nothing else: that training came to nothing; empty where it did not."""
+    tried, skipped = run["updates"]["tried"], run["updates"]["skipped"]
+    last = float(run["loss"][-1]) if run["loss"] else 0.0
+    if run["updates"]["diverged"] or not isfinite(last) or 2 * skipped > tried:
+        return f"diverged: {skipped:,} of {tried:,} updates were not finite"
+    return ""
 
 
 def _ram(run: Result) -> str:
     memory, stack = run["memory"], run["stack_bytes"]
     arena, bound = memory["arena_bytes"]["arena"], memory["arena_lower_bound"]
-    return f"{arena + stack:,} bytes: arena {arena:,} (no plan of that order is below {bound:,}), stack {stack:,}"
+    how = "measured" if run["stack_measured"] else "reserved"
+    return (
+        f"{arena + stack:,} bytes: arena {arena:,} (no plan of that order is below {bound:,}), stack {stack:,}, {how}"
+    )
 
 
 def _l1(run: Result) -> str:
