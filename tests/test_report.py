@@ -122,7 +122,7 @@ def test_without_its_data_a_report_says_so(runs: Path, data: Path, tmp_path: Pat
     html = tmp_path / "report.html"
     result = odl("report", run, "-o", html)
     assert result.exit_code == ExitCode.OK
-    assert "gone.npz: what the run learned from is not there; give with --data the file that it learned from" in result.stdout
+    assert "gone.npz: what the run learned from is not there; give with --data the file" in result.stdout
     assert "bits not compared" in html.read_text()
     assert answer("report", run, "--data", data)["runs"][0]["reference"]["loss_equal"]
     other = tmp_path / "other.npz"
