@@ -123,7 +123,7 @@ uint32_t odl_port_stack_bytes(void)
 {
     uint32_t deepest = 0;
     for (uint32_t core = 0; core < ODL_CORES; core++) {
-        uint32_t used = used_bytes(odl_stacks_bottom + core * (ODL_STACK_BYTES / 4u), ODL_STACK_BYTES);
+        uint32_t used = used_bytes(stack_of(core), STACK_BYTES);
         deepest = used > deepest ? used : deepest;
     }
     return deepest;
@@ -133,7 +133,7 @@ bool odl_port_stack_intact(void)
 {
     bool intact = guard_intact(odl_runner_stack_bottom);
     for (uint32_t core = 0; core < ODL_CORES; core++) {
-        intact = intact && guard_intact(odl_stacks_bottom + core * (ODL_STACK_BYTES / 4u));
+        intact = intact && guard_intact(stack_of(core));
     }
     return intact;
 }

@@ -16,8 +16,12 @@
 #define ODL_RAM_BYTES (1536 << 10)
 #endif
 
-/* The stack of each core in L1, where kernels run. */
-#ifndef ODL_STACK_BYTES
+/* The stack of each core in L1, where kernels run. Unless it is given, link.ld gives all that is left there, at least so
+ * much. */
+#ifdef ODL_STACK_BYTES
+#define GIVEN_STACK_BYTES ODL_STACK_BYTES
+#else
+#define GIVEN_STACK_BYTES 0
 #define ODL_STACK_BYTES 1072
 #endif
 
@@ -63,8 +67,17 @@
 
 extern volatile uint32_t odl_watchdog_on;
 extern uint32_t odl_stacks_bottom[];
+extern uint8_t odl_stack_bytes[]; /* its address is the number */
 extern uint32_t odl_runner_stack_bottom[];
 extern uint32_t odl_runner_stack_top[];
+
+#define STACK_BYTES ((uint32_t)odl_stack_bytes)
+
+/* The lowest word of a core's stack. */
+static inline uint32_t *stack_of(uint32_t core)
+{
+    return odl_stacks_bottom + core * (STACK_BYTES / 4u);
+}
 
 #endif
 

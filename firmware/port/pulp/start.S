@@ -14,8 +14,11 @@
 #define LAST_HART_OF_CLUSTER 31
 
 /* For link.ld: a linker option would do, but not every linker driver passes --defsym on. */
-        .globl  odl_ram_bytes, odl_stacks_bytes, odl_runner_stack_bytes, odl_trap_stacks_bytes
+        .globl  odl_ram_bytes, odl_cores, odl_given_stack_bytes, odl_stacks_bytes
+        .globl  odl_runner_stack_bytes, odl_trap_stacks_bytes
         .set    odl_ram_bytes, ODL_RAM_BYTES
+        .set    odl_cores, ODL_CORES
+        .set    odl_given_stack_bytes, GIVEN_STACK_BYTES
         .set    odl_stacks_bytes, ODL_CORES * ODL_STACK_BYTES
         .set    odl_runner_stack_bytes, RUNNER_STACK_BYTES
         .set    odl_trap_stacks_bytes, N_TRAP_STACKS * TRAP_STACK_BYTES
@@ -53,7 +56,8 @@ _start:
         li      t0, -1
         csrw    COUNTED_EVENTS, t0
         csrwi   COUNTER_MODE, 1         /* on */
-        li      t1, ODL_STACK_BYTES
+        lui     t1, %hi(odl_stack_bytes)
+        addi    t1, t1, %lo(odl_stack_bytes)
         mul     t0, a0, t1
         la      t2, odl_stacks_bottom
         add     t0, t0, t2
@@ -138,7 +142,10 @@ odl_team_run:
         sw      ra, 12(sp)
         sw      s0, 8(sp)
         mv      s0, sp
-        la      sp, odl_stacks_bottom + ODL_STACK_BYTES
+        lui     t1, %hi(odl_stack_bytes)
+        addi    t1, t1, %lo(odl_stack_bytes)
+        la      sp, odl_stacks_bottom
+        add     sp, sp, t1
         mv      t1, a0
         mv      a0, a1
 #if ODL_CORES > 1

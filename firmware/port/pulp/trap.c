@@ -24,7 +24,7 @@ static uint32_t instruction_at(uint32_t pc)
 /* Nothing guards a stack in L1 but its lowest words; the fabric controller has none. */
 static bool is_stack_overflow(uint32_t core, uint32_t sp)
 {
-    return core < ODL_CORES && sp < (uint32_t)odl_stacks_bottom + core * ODL_STACK_BYTES + 4u * STACK_GUARD_WORDS;
+    return core < ODL_CORES && sp < (uint32_t)(stack_of(core) + STACK_GUARD_WORDS);
 }
 
 _Noreturn void odl_trap(uint32_t cause, uint32_t pc, uint32_t value, uint32_t sp, uint32_t core);
