@@ -164,6 +164,10 @@ class Operator(ABC):
         """
         return None if cut else Tile(self, (None,) * len(inputs), (None,) * len(outputs))
 
+    def cut_shape(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Shape:
+        """What slices for `tile` are of: the first output, unless the operator changes only a part of that."""
+        return outputs[0].shape
+
     def attributes(self) -> str:
         """The attributes as text dumps show them."""
         shown = ((f.name, getattr(self, f.name)) for f in fields(self))

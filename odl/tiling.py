@@ -234,7 +234,7 @@ class _Tiling:
     def _cuts(self, nodes: Sequence[Node], movers: Mapping[str, Node], room: _Room) -> Iterator[list[list[TileCall]]]:
         """For each axis, or the one that was chosen, the coarsest cut that fits; empty where none does."""
         chosen = self.tuning.of(nodes[0]).axis if room.limit < self.capacity else -1
-        shape = self.graph.types[nodes[0].outputs[0]].shape
+        shape = self.cut_shape(nodes[0])
         for axis in range(len(shape)):
             if chosen not in (-1, axis):
                 continue
@@ -242,7 +242,7 @@ class _Tiling:
             yield next((tiles for tiles in cuts if tiles and room.holds(tiles)), [])
 
     def _too_large(self, node: Node, movers: Mapping[str, Node], everything: list[list[TileCall]]) -> FitError:
-        shape = self.graph.types[node.outputs[0]].shape
+        shape = self.cut_shape(node)
         steps = [(axis, step) for axis in range(len(shape)) for step in _steps(shape, axis, few_channels=True)]
         cuts = [_Cut(self, [node], movers, axis, step).tiles() for axis, step in steps]
         least = min(working_bytes(tiles, ahead=False) for tiles in (everything, *cuts) if tiles)
@@ -254,6 +254,10 @@ class _Tiling:
             f"{least - self.capacity:,} are missing; its largest tensor is {largest.value}, {largest.type}",
             "give this layer fewer channels or pixels, or put a pool before it",
         )  # fmt: skip
+
+    def cut_shape(self, node: Node) -> Shape:
+        """What a node is cut along."""
+        return node.op.cut_shape(*self.types(node))
 
     def call(self, node: Node, tile: Tile, cut: Slice | None) -> TileCall:
         inputs = tuple(self._piece(value, part) for value, part in zip(node.inputs, tile.inputs, strict=True))
@@ -293,7 +297,7 @@ class _Cut:
         if self.axis is None:
             yield None
             return
-        size = self.tiling.graph.types[self.nodes[0].outputs[0]].shape[self.axis]
+        size = self.tiling.cut_shape(self.nodes[0])[self.axis]
         for first in range(0, size, self.step):
             yield Slice(self.axis, first, min(first + self.step, size))
 

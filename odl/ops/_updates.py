@@ -19,7 +19,7 @@ from odl import fp16
 from odl.graph import Kernel, Operator, Phase, Slice, Tile
 from odl.masters import Master, chances, random_bits
 from odl.ops.square_sums import is_finite
-from odl.types import Array, DType, TensorType
+from odl.types import Array, DType, Shape, TensorType
 
 # What `rates` holds (odl/ops/rates.py).
 UNSCALE, LR, STEP_SIZE, CORRECTION, N_RATES = range(5)
@@ -126,6 +126,10 @@ class Update(Operator):
         row = w.size // len(w)
         key = random_bits(progress[0], self.salt) if progress is not None else np.uint32(0)
         return chances((self.index + self.first) * row, w.size, key).reshape(w.shape)
+
+    def cut_shape(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Shape:
+        """The gradient: of a weight that is trained in part, it has fewer rows."""
+        return inputs[self.gradient_at].shape
 
     def tile(self, cut: Slice | None, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Tile | None:
         """Cuts along axis 0 of the gradient; weights and what is held are needed no further than that."""
