@@ -16,13 +16,16 @@
 #define ODL_RAM_BYTES (1536 << 10)
 #endif
 
-/* The stack of each core in L1, where kernels run. Unless it is given, link.ld gives all that is left there, at least so
- * much. */
-#ifdef ODL_STACK_BYTES
-#define GIVEN_STACK_BYTES ODL_STACK_BYTES
-#else
+/* The stack of each core in L1, where kernels run. Unless another number than the least is asked for, link.ld gives all
+ * that is left there. */
+#define LEAST_STACK_BYTES 1072
+#ifndef ODL_STACK_BYTES
+#define ODL_STACK_BYTES LEAST_STACK_BYTES
+#endif
+#if ODL_STACK_BYTES == LEAST_STACK_BYTES
 #define GIVEN_STACK_BYTES 0
-#define ODL_STACK_BYTES 1072
+#else
+#define GIVEN_STACK_BYTES ODL_STACK_BYTES
 #endif
 
 /* The runner's stack in L2: core 0 leaves it when the team runs. */
