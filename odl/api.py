@@ -50,7 +50,7 @@ from odl.staging import scratch, staged, write_whole
 from odl.targets import DEFAULT, Target, find_target, machine_for, simulator_for
 from odl.targets.base import ignore
 from odl.tiling import UNTUNED
-from odl.toolchain import BuildResult, compile_project, find_toolchain
+from odl.toolchain import BuildResult, Toolchain, compile_project, find_toolchain
 from odl.training import Training, build_training
 from odl.tuning import Tuning
 from odl.types import Array
@@ -212,10 +212,8 @@ def build(compiled: Compiled, folder: str | Path) -> BuildResult:
     require_fit(compiled)
     toolchain = find_toolchain(compiled.target)
     with staged(path, MARKER) as inside:
-        write_project(inside, compiled.title, compiled.program, compiled.training, compiled.target)
+        result = _built(compiled, inside, toolchain)
         note(inside, compiled)
-        ram = {"ODL_RAM_BYTES": compiled.target.ram_bytes}
-        result = compile_project(inside, compiled.target, toolchain, defines=ram)
         runner = result.elf.relative_to(inside.resolve())
     return replace(result, elf=path / runner)
 
@@ -237,10 +235,14 @@ def measure(compiled: Compiled) -> BuildResult:
     """The sizes of the runner that `build` would leave, built and thrown away. Raises FitError and ToolError."""
     require_fit(compiled)
     with scratch() as place:
-        folder = place / "project"
-        write_project(folder, compiled.title, compiled.program, compiled.training, compiled.target)
-        ram = {"ODL_RAM_BYTES": compiled.target.ram_bytes}
-        return compile_project(folder, compiled.target, find_toolchain(compiled.target), defines=ram)
+        return _built(compiled, place / "project", find_toolchain(compiled.target))
+
+
+def _built(compiled: Compiled, folder: Path, toolchain: Toolchain) -> BuildResult:
+    """The project and its runner, which may use as much RAM as the target has."""
+    write_project(folder, compiled.title, compiled.program, compiled.training, compiled.target)
+    ram = {"ODL_RAM_BYTES": compiled.target.ram_bytes}
+    return compile_project(folder, compiled.target, toolchain, defines=ram)
 
 
 def note(folder: Path, compiled: Compiled, **more: Any) -> None:

@@ -368,9 +368,14 @@ def _updates_text(updates: Result) -> str:
 
 def _edges(losses: Sequence[float]) -> str:
     """The mean losses of the first and of the last tenth: those of single samples would tell little."""
+    first, last, n = ends(losses)
+    return f"{first:.4g} at first, {last:.4g} at last" + (f", means of {n:,} steps" if n > 1 else "")
+
+
+def ends(losses: Sequence[float]) -> tuple[float, float, int]:
+    """The means of the first and of the last tenth of losses, and of how many each is."""
     n = max(1, len(losses) // 10)
-    first, last = (f"{sum(part) / n:.4g}" for part in (losses[:n], losses[-n:]))
-    return f"{first} at first, {last} at last" + (f", means of {n:,} steps" if n > 1 else "")
+    return sum(losses[:n]) / n, sum(losses[-n:]) / n, n
 
 
 def _counter(result: Result) -> str:

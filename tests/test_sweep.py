@@ -494,7 +494,7 @@ def test_losses_without_single_steps_fill_their_frame() -> None:
 
 
 def test_a_scatter_stays_in_its_frame() -> None:
-    spots = [pictures.Spot(x, y, "front", "") for x, y in ((1000, 0.2), (3000, 0.9), (2000, float("nan")))]
+    spots = [pictures.Dot(x, y, "front", "") for x, y in ((1000, 0.2), (3000, 0.9), (2000, float("nan")))]
     chart = pictures.scatter("t", "x", "y", spots, str, str)
     assert len(chart.dots) == 2
     low, high = chart.dots

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ class _Findings:
         if self.noted.get("continued"):
             return {"missing": "the run went on from another one's weights, which are not in its folder"}
         with _or_missing() as result:
-            data, loss = self._data(), self.noted["loss"]
+            data, loss = self._data, self.noted["loss"]
             first = int(self.noted.get("resumed_at", 0))
             self.tell(f"{self.folder.name}: the same {first + len(loss)} steps in NumPy")
             again = api.train(self.compiled, data, first + len(loss), api.NUMPY)
@@ -132,14 +133,14 @@ class _Findings:
         with _or_missing() as result:
             on = "" if on == api.NUMPY else on
             self.tell(f"{self.folder.name}: verification of {steps} steps on {on or self.compiled.target.simulator}")
-            verdict = api.verify(self.compiled, self._data(), steps, on, timeout_s=self.wishes.timeout_s)
+            verdict = api.verify(self.compiled, self._data, steps, on, timeout_s=self.wishes.timeout_s)
             result |= results.verified(self.compiled, on or self.compiled.target.simulator, verdict)
         return result
 
     def accuracy(self) -> Result:
         """Of the model before the run, and behind it: as `odl eval` has it, by the NumPy executor."""
         with _or_missing() as result:
-            data = self.wishes.test or self._data()
+            data = self.wishes.test or self._data
             self.tell(f"{self.folder.name}: how well it does on {data}, before and after")
             result |= {
                 "file": data.name,
@@ -160,6 +161,7 @@ class _Findings:
             result |= {"text": sizes.text_bytes, "data": sizes.data_bytes}
         return result
 
+    @cached_property
     def _data(self) -> Path:
         """What the run learned from. Raises UsageError where it is not there any more, or another."""
         path = self.wishes.data or Path(self.noted.get("data", ""))

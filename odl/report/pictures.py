@@ -7,7 +7,7 @@ decimal.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import ceil, floor, isfinite, log10
 from typing import Any
@@ -39,6 +39,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Dot:
+    """`style` is its class, `says` what it tells under a finger or a pointer."""
+
     x: float
     y: float
     style: str
@@ -96,11 +98,14 @@ def _logarithmic(low: float, high: float, start: float, end: float) -> Scale:
 
 def round_steps(high: float, about: int = 5) -> list[float]:
     """0 and the multiples of 1, 2 or 5 times a power of ten up to `high`, some `about` of them."""
-    if not high > 0:
-        return [0.0]
-    power = 10.0 ** floor(log10(high / about))
-    step = next(factor * power for factor in (1, 2, 5, 10) if high / (factor * power) <= about)
-    return [n * step for n in range(floor(high / step * (1 + 1e-9)) + 1)]
+    return steps_between(0.0, high, about) if high > 0 else [0.0]
+
+
+def steps_between(low: float, high: float, about: int = 5) -> list[float]:
+    """The multiples of 1, 2 or 5 times a power of ten from `low` to `high`, some `about` of them."""
+    power = 10.0 ** floor(log10((high - low) / about))
+    step = next(factor * power for factor in (1, 2, 5, 10) if (high - low) / (factor * power) <= about)
+    return [n * step for n in range(ceil(low / step * (1 - 1e-9)), floor(high / step * (1 + 1e-9)) + 1)]
 
 
 def _ticks(steps: Iterable[float], scale: Scale, text: Callable[[float], str]) -> tuple[Tick, ...]:
@@ -239,29 +244,19 @@ def _block(block: Result, nodes: Sequence[Result], x: Scale, y: Scale) -> Rect:
 # --- points against each other ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Spot:
-    """A point of a `scatter`: `style` is its class, `says` what it tells."""
-
-    x: float
-    y: float
-    style: str
-    says: str
-
-
 def scatter(
-    title: str, x_axis: str, y_axis: str, spots: Sequence[Spot],
+    title: str, x_axis: str, y_axis: str, points: Sequence[Dot],
     x_text: Callable[[float], str], y_text: Callable[[float], str],
 ) -> Chart:  # fmt: skip
-    """Points over axes that begin and end near them; later ones lie above earlier ones. Those that are not finite are
-    left out."""
+    """Points, in units of what is measured, over axes that begin and end near them; later ones lie above earlier ones.
+    Those that are not finite are left out."""
     height = 340
-    seen = [spot for spot in spots if isfinite(spot.x) and isfinite(spot.y)]
-    low_x, high_x = _around([spot.x for spot in seen])
-    low_y, high_y = _around([spot.y for spot in seen])
+    seen = [point for point in points if isfinite(point.x) and isfinite(point.y)]
+    low_x, high_x = _around([point.x for point in seen])
+    low_y, high_y = _around([point.y for point in seen])
     x = _linear(low_x, high_x, _LEFT + 12, WIDTH - _RIGHT - 12)
     y = _linear(low_y, high_y, height - _BOTTOM - 12, _TOP + 12)
-    dots = tuple(Dot(x(spot.x), y(spot.y), spot.style, spot.says) for spot in seen)
+    dots = tuple(replace(point, x=x(point.x), y=y(point.y)) for point in seen)
     return Chart(
         title, height, x_axis, y_axis,
         _ticks(steps_between(low_x, high_x), x, x_text), _ticks(steps_between(low_y, high_y), y, y_text), (), dots,
@@ -272,13 +267,6 @@ def _around(values: Sequence[float]) -> tuple[float, float]:
     """The least and the largest; of one value alone something around it, so that an axis has a length."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     return (low, high) if low < high else (low - (abs(low) or 1) / 10, high + (abs(high) or 1) / 10)
-
-
-def steps_between(low: float, high: float, about: int = 5) -> list[float]:
-    """The multiples of 1, 2 or 5 times a power of ten from `low` to `high`, some `about` of them."""
-    power = 10.0 ** floor(log10((high - low) / about))
-    step = next(factor * power for factor in (1, 2, 5, 10) if (high - low) / (factor * power) <= about)
-    return [n * step for n in range(ceil(low / step * (1 - 1e-9)), floor(high / step * (1 + 1e-9)) + 1)]
 
 
 # --- the roofs --------------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
+from odl.render import ends
+
 Result = Mapping[str, Any]
 Row = tuple[str, list[str]]
 
@@ -84,11 +86,10 @@ def _accuracy(run: Result) -> str:
 
 
 def losses(run: Result) -> str:
-    loss = run["loss"]
+    loss = list(map(float, run["loss"]))
     if not loss:
         return "no step was done"
-    n = max(1, len(loss) // 10)
-    first, last = (sum(map(float, part)) / n for part in (loss[:n], loss[-n:]))
+    first, last, n = ends(loss)
     means = f", means of {n:,}" if n > 1 else ""
     return f"{first:.4g} at first, {last:.4g} at last{means}, of {len(loss):,} steps{_before(run)}"
 

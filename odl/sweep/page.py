@@ -62,13 +62,13 @@ def _groups(result: Result) -> Iterator[dict[str, Any]]:
 
 
 def _scatter(rows: Sequence[Result], measured: str, axis: str, against: str, word: str, scale: float) -> pictures.Chart:
-    spots = [
-        pictures.Spot(row[word] / scale, float(row["after"]), "front" if row["front"] else "behind", _says(row))
+    points = [
+        pictures.Dot(row[word] / scale, float(row["after"]), "front" if row["front"] else "behind", _says(row))
         for row in rows
     ]
     percent = measured == "accuracy"
     return pictures.scatter(
-        f"{measured.capitalize()} against {against}", axis, measured, spots,
+        f"{measured.capitalize()} against {against}", axis, measured, points,
         lambda value: f"{value:,g}" if value < 1e6 else f"{value / 1e6:,g} M",
         lambda value: f"{100 * value:g} %" if percent else f"{value:g}",
     )  # fmt: skip
