@@ -57,7 +57,9 @@ _LINK = ("--gc-sections", "-T", "port/link.ld")
 # zig cc defaults to a debug build with traps for undefined behaviour; this makes it plain clang.
 _ZIG_FLAGS = ("-fno-sanitize=undefined", "-fomit-frame-pointer", "-g0")
 
-_SANITIZE = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
+# Without optimisation nothing is folded away before a sanitizer sees it, and clang takes half the time (1.6 against 2.9
+# processor seconds for the 30 files of a small network).
+_SANITIZE = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
 
 
 @dataclass(frozen=True)
@@ -220,11 +222,16 @@ def _problem(target: Target, cc: tuple[str, ...], toolchain: Toolchain | None) -
     if toolchain.kind == "gcc":
         why = "gcc does not compile binary16 for this RISC-V target"
         return Problem("compiler-unsupported", where, why, _COMPILER_HINT)
-    if toolchain.kind == "clang" and "riscv32" not in _ask(*cc, "--print-targets"):
+    if toolchain.kind == "clang" and not _knows_riscv(cc):
         return Problem("compiler-unsupported", where, "this clang has no RISC-V back end", _COMPILER_HINT)
     if not toolchain.ld:
         return Problem("linker-missing", "ld.lld", "LLVM's linker is not on PATH", _LINKER_HINT)
     return None
+
+
+@cache
+def _knows_riscv(cc: tuple[str, ...]) -> bool:
+    return "riscv32" in _ask(*cc, "--print-targets")
 
 
 def _dotted(version: tuple[int, ...]) -> str:
