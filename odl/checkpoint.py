@@ -1,7 +1,7 @@
 """Checkpoint images: what `firmware/checkpoint` leaves in a flash, read on the host.
 
 Two slots of half the image each; `odl_checkpoint.h` gives the layout of one, and a test compares the constants. A slot
-holds the persistent tensors of one program, in the order of its `odl_weights`: only that program can say which.
+holds the persistent tensors of one program, in the order of its `odl_state`: only that program can say which.
 
 Error codes (ModelError): `checkpoint-none`, `checkpoint-damaged`, `checkpoint-foreign`, `checkpoint-newer`,
 `checkpoint-size`, `checkpoint-other-data`, `checkpoint-ahead`.

@@ -159,7 +159,7 @@ class Printer:
                 {"struct": struct, "name": name, "fields": _wrapped(map(_field, scalars), _PER_LINE)}
                 for (struct, scalars), name in self._structs.items()
             ],
-            "weights": [self._weight(resident) for resident in program.residents if resident.buffer.space == ARENA],
+            "state": [self._state(resident) for resident in program.held],
             **self._weights(), **self._trace(),
         }  # fmt: skip
 
@@ -303,7 +303,7 @@ class Printer:
 
     # Tensors that outlive a step
 
-    def _weight(self, resident: Resident) -> dict[str, Any]:
+    def _state(self, resident: Resident) -> dict[str, Any]:
         buffer = resident.buffer
         return {"string": cnames.string(resident.tensor.name), "n_bytes": buffer.type.n_bytes, "offset": buffer.offset}
 

@@ -26,7 +26,7 @@ from odl.version import VERSION
 
 EXAMPLE = "examples/learn"
 _NEWEST_CLANG = 22  # whose programs with a number in their names are looked for
-_TRACE = ("include/odl_trace.h", "src/odl_trace.c")  # for a runner that verifies
+_TRACE = ("include/odl_trace.h", "include/odl_traced.h", "src/odl_trace.c")  # for a runner that verifies
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class Program:
 
     @property
     def held(self) -> tuple[Resident, ...]:
-        """What outlives a step, in the order of the C's odl_weights."""
+        """What outlives a step, in the order of the C's odl_state."""
         return tuple(resident for resident in self.residents if resident.buffer.space == ARENA)
 
     def held_arrays(self, contents: Sequence[bytes]) -> dict[str, Array]:

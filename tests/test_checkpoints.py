@@ -141,7 +141,7 @@ CARELESS = """
 
 @pytest.mark.parametrize("place", PLACES)
 def test_the_caller_s_rounding_mode_does_not_matter_and_stays(place: str) -> None:
-    call = "mine.status = odl_train_step(arena, item.sample, item.target, &mine.loss);"
+    call = "mine.has_class = odl_subject_train(&mine.loss);"
     careless = edit("runner/runner.c", call, CARELESS.format(call=call))
     with tiny(*PLACES[place]) as (_, subject), tiny(*PLACES[place], careless) as (_, other):
         assert not difference(other.uncut(), subject.uncut())
@@ -168,7 +168,7 @@ def test_a_fault_tells_the_layer(place: str) -> None:
 
 
 def test_a_watchdog_s_reset_costs_only_the_steps_since_the_checkpoint(uncut: Log, tmp_path: Path) -> None:
-    call = "mine.status = odl_train_step("
+    call = "mine.has_class = odl_subject_train("
     hang = edit("runner/runner.c", call, f'for (; odl_now_step == 13u;) {{ __asm__ volatile(""); }} {call}')
     quick = edit("runner/port.h", "ODL_WATCHDOG_MS 10000", "ODL_WATCHDOG_MS 50")
 
@@ -244,7 +244,7 @@ BROKEN = {
     "slots are not compared by age": ("is_later(&slots[i], found)", "is_later(found, &slots[i])"),
     "a sector is not erased": ("if (!odl_flash_erase(", "if (done > 0u && !odl_flash_erase("),
     "the step is not kept": (".position = cursor.position,", ".position = cursor.position - 1u,"),
-    "other tensors are kept": ("put(&writer, odl_weight_data(arena, i),", "put(&writer, odl_weight_data(arena, 0),"),
+    "other tensors are kept": ("put(&writer, odl_state_data(arena, i),", "put(&writer, odl_state_data(arena, 0),"),
 }  # fmt: skip
 
 

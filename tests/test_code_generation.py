@@ -41,7 +41,7 @@ NAMES: dict[str, Sequence[str]] = {
     "types-of-headers": ("uint32_t", "int32_t", "size_t", "odl_half", "odl_window", "uint8_t", "uintptr_t"),
     "macros": ("NULL", "HALF", "FLOAT", "AFTER", "SAMPLES_SEEN", "ODL_MODEL_H", "UINT32_MAX", "INFINITY", "I", "unix"),
     "functions": ("main", "odl_init", "odl_train_step", "train_step", "infer", "memcpy", "exp", "y1", "printf", "abs"),
-    "variables": ("sample", "arena", "label", "loss", "output", "i", "at", "from", "to", "odl_zeros", "odl_weights"),
+    "variables": ("sample", "arena", "label", "loss", "output", "i", "at", "from", "to", "odl_zeros", "odl_state"),
     "leading-digits": ("0", "1conv", "2/3", "3.14", "0x10", "1e5"),
     "collisions": ("a.b", "a_b", "a/b", "a b", "a__b", "A_B", "a_b_2", "a.b.2", ".a.b.", "a-b", "A-B"),
     "one-window-name": ("conv", "conv_window", "conv/window", "conv_window_2", "CONV"),
@@ -160,18 +160,18 @@ def test_all_names_at_once(
 
 
 def weight_names(project: Path, scratch: Path) -> list[str]:
-    """The names in odl_weights, as the C library of the model tells them."""
+    """The names in odl_state, as the C library of the model tells them."""
 
     class Weight(ctypes.Structure):
         _fields_ = (("name", ctypes.c_char_p), ("n_bytes", ctypes.c_uint32), ("offset", ctypes.c_uint32))
 
-    header = (project / "include/odl_model.h").read_text()
-    count = int(re.search(r"ODL_WEIGHT_COUNT (\d+)u", header)[1])  # type: ignore[index]
     library = scratch / "model.so"
     sources = [str(path) for path in sorted((project / "src").rglob("*.c")) if path.name != "odl_trace.c"]
     command = [*compilers()[0], *FLAGS, f"-I{project / 'include'}", "-o", str(library), *sources]
     subprocess.run(command, check=True, timeout=120)
-    table = (Weight * count).in_dll(ctypes.CDLL(str(library)), "odl_weights")
+    model = ctypes.CDLL(str(library))
+    count = ctypes.c_uint32.in_dll(model, "odl_state_count").value
+    table = (Weight * count).in_dll(model, "odl_state")
     return [weight.name.decode() for weight in table]
 
 

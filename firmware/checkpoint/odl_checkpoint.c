@@ -1,7 +1,7 @@
 #include "odl_checkpoint.h"
 
 #include "odl_crc32.h"
-#include "odl_model.h"
+#include "odl_state.h"
 
 #include <stddef.h>
 
@@ -21,8 +21,8 @@ static uint32_t rounded_up(uint32_t n_bytes, uint32_t unit)
 static uint32_t payload_bytes(void)
 {
     uint32_t n_bytes = 0;
-    for (uint32_t i = 0; i < ODL_WEIGHT_COUNT; i++) {
-        n_bytes += odl_weights[i].n_bytes;
+    for (uint32_t i = 0; i < odl_state_count; i++) {
+        n_bytes += odl_state[i].n_bytes;
     }
     return n_bytes;
 }
@@ -112,7 +112,7 @@ static bool look_at_both(const struct odl_flash_geometry *flash, struct slot slo
 static bool is_ours(const struct slot *slot)
 {
     return slot->state == SLOT_WHOLE && slot->header.version == ODL_CHECKPOINT_VERSION &&
-           slot->header.model_id == ODL_MODEL_ID && slot->header.n_bytes == payload_bytes();
+           slot->header.model_id == odl_model_id && slot->header.n_bytes == payload_bytes();
 }
 
 static bool is_whole(const struct slot *slot)
@@ -193,8 +193,8 @@ static bool write_payload(const struct odl_flash_geometry *flash, const struct s
 {
     const uint32_t offset = slot->offset + payload_offset(flash);
     struct writer writer = {.offset = offset, .unit = flash->program_bytes, .sound = true};
-    for (uint32_t i = 0; i < ODL_WEIGHT_COUNT; i++) {
-        put(&writer, odl_weight_data(arena, i), odl_weights[i].n_bytes);
+    for (uint32_t i = 0; i < odl_state_count; i++) {
+        put(&writer, odl_state_data(arena, i), odl_state[i].n_bytes);
     }
     flush(&writer);
     *crc = writer.crc;
@@ -238,7 +238,7 @@ enum odl_checkpoint_status odl_checkpoint_save(void *arena, struct odl_cursor cu
     struct odl_checkpoint_header header = {
         .magic = ODL_CHECKPOINT_MAGIC,
         .version = ODL_CHECKPOINT_VERSION,
-        .model_id = ODL_MODEL_ID,
+        .model_id = odl_model_id,
         .sequence = last != NULL ? last->header.sequence + 1u : 0u,
         .position = cursor.position,
         .source = cursor.source,
@@ -276,13 +276,13 @@ enum odl_checkpoint_status odl_checkpoint_load(void *arena, struct odl_cursor *c
     }
     uint32_t offset = slot->offset + payload_offset(&flash);
     uint32_t crc = 0;
-    for (uint32_t i = 0; i < ODL_WEIGHT_COUNT; i++) {
-        void *const data = odl_weight_data(arena, i);
-        if (!odl_flash_read(offset, data, odl_weights[i].n_bytes)) {
+    for (uint32_t i = 0; i < odl_state_count; i++) {
+        void *const data = odl_state_data(arena, i);
+        if (!odl_flash_read(offset, data, odl_state[i].n_bytes)) {
             return ODL_CHECKPOINT_FLASH;
         }
-        crc = odl_crc32(crc, data, odl_weights[i].n_bytes);
-        offset += odl_weights[i].n_bytes;
+        crc = odl_crc32(crc, data, odl_state[i].n_bytes);
+        offset += odl_state[i].n_bytes;
     }
     if (crc != slot->header.crc) {
         return ODL_CHECKPOINT_FLASH;

@@ -17,7 +17,7 @@
 #define ODL_CHECKPOINT_VERSION 1u
 
 /* The first bytes of a slot, in little endian. What it holds follows at the next unit of programming: the tensors of
- * odl_weights, one after another without padding. The header's layout is that of every version. */
+ * odl_state, one after another without padding. The header's layout is that of every version. */
 struct odl_checkpoint_header {
     uint32_t magic;
     uint32_t version;

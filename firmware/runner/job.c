@@ -1,7 +1,9 @@
 #include "job.h"
 
 #include "log.h"
+#include "odl_state.h"
 #include "port.h"
+#include "subject.h"
 
 static int32_t job_file = -1;
 static uint32_t body_crc;
@@ -16,8 +18,8 @@ static bool read_body(void *data, uint32_t n_bytes)
 static uint32_t all_weight_bytes(void)
 {
     uint32_t n_bytes = 0;
-    for (uint32_t i = 0; i < ODL_WEIGHT_COUNT; i++) {
-        n_bytes += odl_weights[i].n_bytes;
+    for (uint32_t i = 0; i < odl_state_count; i++) {
+        n_bytes += odl_state[i].n_bytes;
     }
     return n_bytes;
 }
@@ -30,8 +32,8 @@ static bool header_is_sound(const struct odl_job *job)
 
 static bool header_fits(const struct odl_job *job)
 {
-    uint32_t target_bytes = (job->flags & ODL_JOB_TRAIN) ? ODL_TARGET_BYTES : 0u;
-    return (job->flags & ~ODL_JOB_FLAGS) == 0u && job->sample_bytes == ODL_SAMPLE_BYTES &&
+    uint32_t target_bytes = (job->flags & ODL_JOB_TRAIN) ? odl_subject.target_bytes : 0u;
+    return (job->flags & ~ODL_JOB_FLAGS) == 0u && job->sample_bytes == odl_subject.sample_bytes &&
            job->target_bytes == target_bytes &&
            (job->weight_bytes == 0u || job->weight_bytes == all_weight_bytes());
 }
@@ -42,7 +44,7 @@ uint32_t odl_job_open(struct odl_job *job)
     if (job_file < 0 || odl_port_read(job_file, job, sizeof *job) != sizeof *job || !header_is_sound(job)) {
         return ODL_END_BAD_JOB;
     }
-    if (job->model_id != ODL_MODEL_ID) {
+    if (job->model_id != odl_model_id) {
         return ODL_END_OTHER_MODEL;
     }
     return header_fits(job) ? ODL_END_OK : ODL_END_BAD_JOB;
@@ -53,16 +55,16 @@ bool odl_job_load_weights(const struct odl_job *job, void *arena)
     if (job->weight_bytes == 0u) {
         return true;
     }
-    for (uint32_t i = 0; i < ODL_WEIGHT_COUNT; i++) {
-        if (!read_body(odl_weight_data(arena, i), odl_weights[i].n_bytes)) {
+    for (uint32_t i = 0; i < odl_state_count; i++) {
+        if (!read_body(odl_state_data(arena, i), odl_state[i].n_bytes)) {
             return false;
         }
     }
     uint32_t padding;
-    return read_body(&padding, ODL_PADDED(job->weight_bytes) - job->weight_bytes);
+    return read_body(&padding, (4u - job->weight_bytes % 4u) % 4u);
 }
 
-bool odl_job_next(const struct odl_job *job, struct odl_item *item)
+bool odl_job_next(const struct odl_job *job, void *item)
 {
     return read_body(item, job->sample_bytes + job->target_bytes);
 }

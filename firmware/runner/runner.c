@@ -4,47 +4,33 @@
 #include "checkpoints.h"
 #include "job.h"
 #include "log.h"
+#include "odl_state.h"
 #include "port.h"
 #include "progress.h"
 #include "self_test.h"
+#include "subject.h"
 #include "team.h"
 #include "trace.h"
 
-#define CANARY 0x0dd1c0deu
-#define N_CANARIES 16u
-
-/* The arena between canaries, in a section of its own, so that start-up need not zero what main() poisons. */
-#ifdef __ELF__
-__attribute__((section(".bss.odl_arena")))
-#endif
-static struct {
-    _Alignas(ODL_ARENA_ALIGN) volatile uint32_t before[N_CANARIES];
-    _Alignas(ODL_ARENA_ALIGN) uint8_t bytes[ODL_ARENA_BYTES];
-    volatile uint32_t after[N_CANARIES];
-} guarded;
-
-static uint8_t *const arena = guarded.bytes;
-
 static struct odl_job job;
-static struct odl_item item;
-static odl_half output[ODL_OUTPUT_ELEMS];
 
 /* All ones is a NaN in every float format: a value that the program never wrote does not stay hidden. */
 static void poison_arena(void)
 {
-    for (uint32_t i = 0; i < N_CANARIES; i++) {
-        guarded.before[i] = CANARY;
-        guarded.after[i] = CANARY;
+    for (uint32_t i = 0; i < ODL_N_CANARIES; i++) {
+        odl_subject.before[i] = ODL_CANARY;
+        odl_subject.after[i] = ODL_CANARY;
     }
-    for (uint32_t i = 0; i < ODL_ARENA_BYTES; i++) {
+    uint8_t *const arena = odl_subject.arena;
+    for (uint32_t i = 0; i < odl_subject.arena_bytes; i++) {
         arena[i] = 0xffu;
     }
 }
 
 static bool arena_intact(void)
 {
-    for (uint32_t i = 0; i < N_CANARIES; i++) {
-        if (guarded.before[i] != CANARY || guarded.after[i] != CANARY) {
+    for (uint32_t i = 0; i < ODL_N_CANARIES; i++) {
+        if (odl_subject.before[i] != ODL_CANARY || odl_subject.after[i] != ODL_CANARY) {
             return false;
         }
     }
@@ -55,13 +41,13 @@ static void log_boot(uint32_t failed_check)
 {
     struct odl_boot boot = {
         .version = ODL_WIRE_VERSION,
-        .model_id = ODL_MODEL_ID,
-        .arena_bytes = ODL_ARENA_BYTES,
+        .model_id = odl_model_id,
+        .arena_bytes = odl_subject.arena_bytes,
         .n_traced = odl_trace_n_traced(),
         .n_calls = odl_trace_n_calls(),
         .n_counters = odl_trace_n_counters(),
-        .n_weights = ODL_WEIGHT_COUNT,
-        .output_bytes = ODL_OUTPUT_ELEMS * 2u,
+        .n_weights = odl_state_count,
+        .output_bytes = odl_subject.output_bytes,
     };
     odl_log_record(ODL_TAG_BOOT, 0, failed_check, &boot, sizeof boot);
     odl_log_flush();
@@ -91,24 +77,25 @@ static void boot(void)
 
 /* What a team hands back: every core has a result of its own, and core 0's is as good as any. */
 struct trained {
-    enum odl_status status;
+    bool has_class;
     float loss;
 };
 
 static void train_on_core(void *result)
 {
-    struct trained mine = {ODL_OK, 0.0f};
+    struct trained mine = {false, 0.0f};
     odl_trace_enter();
-    mine.status = odl_train_step(arena, item.sample, item.target, &mine.loss);
+    mine.has_class = odl_subject_train(&mine.loss);
     if (odl_speaks()) {
         *(struct trained *)result = mine;
     }
 }
 
-static void infer_on_core(void *result)
+static void infer_on_core(void *unused)
 {
+    (void)unused;
     odl_trace_enter();
-    odl_infer(arena, item.sample, result);
+    odl_subject_infer();
 }
 
 /* One entry of the model on the team, and what it took: in a program with tracing, with all the looking. */
@@ -122,9 +109,9 @@ static void run(void (*entry)(void *), void *result, uint32_t step)
 
 static void train(uint32_t step)
 {
-    struct trained result = {ODL_OK, 0.0f};
+    struct trained result = {false, 0.0f};
     run(train_on_core, &result, step);
-    require(result.status != ODL_BAD_LABEL, ODL_END_BAD_LABEL, step); /* who has diverged tells it by its weights */
+    require(result.has_class, ODL_END_BAD_LABEL, step); /* who has diverged tells it by its weights */
     const float loss = result.loss;
     odl_log_begin(ODL_TAG_LOSS, step, 0, sizeof loss);
     odl_log_floats(&loss, sizeof loss, sizeof loss);
@@ -133,15 +120,15 @@ static void train(uint32_t step)
 
 static void infer(uint32_t step)
 {
-    run(infer_on_core, output, step);
-    odl_log_begin(ODL_TAG_OUTPUT, step, 0, sizeof output);
-    odl_log_floats(output, sizeof output, sizeof output[0]);
+    run(infer_on_core, 0, step);
+    odl_log_begin(ODL_TAG_OUTPUT, step, 0, odl_subject.output_bytes);
+    odl_log_floats(odl_subject.output, odl_subject.output_bytes, 2u);
     odl_log_finish();
 }
 
 static void do_step(uint32_t step)
 {
-    require(odl_job_next(&job, &item), ODL_END_BAD_JOB, step);
+    require(odl_job_next(&job, odl_subject.item), ODL_END_BAD_JOB, step);
     odl_now_step = step;
     odl_trace_begin(step);
     if (job.flags & ODL_JOB_TRAIN) {
@@ -157,8 +144,8 @@ static void do_step(uint32_t step)
 
 static void log_weights(void)
 {
-    for (uint32_t i = 0; i < ODL_WEIGHT_COUNT; i++) {
-        odl_log_record(ODL_TAG_WEIGHT, 0, i, odl_weight_data(arena, i), odl_weights[i].n_bytes);
+    for (uint32_t i = 0; i < odl_state_count; i++) {
+        odl_log_record(ODL_TAG_WEIGHT, 0, i, odl_state_data(odl_subject.arena, i), odl_state[i].n_bytes);
     }
 }
 
@@ -167,17 +154,17 @@ int main(void)
     boot();
     odl_port_watchdog();
     poison_arena();
-    odl_init(arena);
-    require(odl_job_load_weights(&job, arena), ODL_END_BAD_JOB, 0);
+    odl_subject_init();
+    require(odl_job_load_weights(&job, odl_subject.arena), ODL_END_BAD_JOB, 0);
 
-    const uint32_t first = odl_checkpoints_open(&job, arena);
+    const uint32_t first = odl_checkpoints_open(&job, odl_subject.arena);
     for (uint32_t step = 0; step < first; step++) {
-        require(odl_job_next(&job, &item), ODL_END_BAD_JOB, step);
+        require(odl_job_next(&job, odl_subject.item), ODL_END_BAD_JOB, step);
     }
     odl_trace_open(&job);
     for (uint32_t step = first; step < job.n_samples; step++) {
         do_step(step);
-        odl_checkpoints_after(&job, arena, step + 1u);
+        odl_checkpoints_after(&job, odl_subject.arena, step + 1u);
     }
     require(odl_job_close(), ODL_END_BAD_JOB, job.n_samples);
 

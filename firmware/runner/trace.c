@@ -3,10 +3,10 @@
 #ifdef ODL_TRACE
 
 #include "log.h"
-#include "odl_model.h"
-#include "odl_trace.h"
 #include "odl_progress.h"
+#include "odl_traced.h"
 #include "port.h"
+#include "subject.h"
 #include "team.h"
 
 static struct odl_job wishes;
@@ -14,8 +14,6 @@ static uint32_t step;
 static uint32_t next_traced;
 static uint32_t last_call;
 
-static uint32_t hashes[ODL_TRACED_COUNT];
-static uint32_t profile[ODL_CALL_COUNT][ODL_COUNTERS];
 static uint32_t hook_cost[ODL_COUNTERS];
 
 /* Of each core: its counters when the call began, then what the call has added to them. */
@@ -23,12 +21,12 @@ ODL_LOCAL static uint32_t counts[ODL_REAL_CORES][ODL_COUNTERS];
 
 uint32_t odl_trace_n_traced(void)
 {
-    return ODL_TRACED_COUNT;
+    return odl_traces.n_traced;
 }
 
 uint32_t odl_trace_n_calls(void)
 {
-    return ODL_CALL_COUNT;
+    return odl_traces.n_calls;
 }
 
 uint32_t odl_trace_n_counters(void)
@@ -63,14 +61,15 @@ static void look_at(const uint8_t *arena, uint32_t call)
         next_traced = 0;
     }
     last_call = call;
-    while (next_traced < ODL_TRACED_COUNT && odl_traced[next_traced].call < call) {
+    const uint32_t n = odl_traces.n_traced;
+    while (next_traced < n && odl_traces.traced[next_traced].call < call) {
         next_traced++;
     }
-    for (; next_traced < ODL_TRACED_COUNT && odl_traced[next_traced].call == call; next_traced++) {
-        const struct odl_traced *traced = &odl_traced[next_traced];
+    for (; next_traced < n && odl_traces.traced[next_traced].call == call; next_traced++) {
+        const struct odl_traced *traced = &odl_traces.traced[next_traced];
         const uint8_t *data = arena + traced->offset;
         if (wishes.flags & ODL_JOB_HASHES) {
-            hashes[next_traced] = hash(hashes[next_traced], data, traced);
+            odl_traces.hashes[next_traced] = hash(odl_traces.hashes[next_traced], data, traced);
         }
         if ((wishes.flags & ODL_JOB_DUMP) && step == wishes.dump_step && next_traced == wishes.dump_traced) {
             dump(data, traced, next_traced);
@@ -103,7 +102,7 @@ __attribute__((noinline)) void odl_after_call(void *arena, uint32_t call)
     odl_barrier();
     if (odl_speaks()) {
         odl_now = call + 1u;
-        add_counts(profile[call]);
+        add_counts(&odl_traces.counts[call * ODL_COUNTERS]);
         if (wishes.flags & (ODL_JOB_HASHES | ODL_JOB_DUMP)) {
             look_at(arena, call);
         }
@@ -119,7 +118,7 @@ static void measure_hook(void *unused)
     odl_after_call(0, 0);
     if (odl_speaks()) {
         for (uint32_t i = 0; i < ODL_COUNTERS; i++) {
-            profile[0][i] = 0;
+            odl_traces.counts[i] = 0;
         }
     }
     odl_after_call(0, 0);
@@ -134,7 +133,7 @@ void odl_trace_open(const struct odl_job *job)
 {
     odl_team_run(measure_hook, 0);
     for (uint32_t i = 0; i < ODL_COUNTERS; i++) {
-        hook_cost[i] = profile[0][i];
+        hook_cost[i] = odl_traces.counts[i];
     }
     wishes = *job;
     if (wishes.flags & ODL_JOB_PROFILE) {
@@ -147,23 +146,21 @@ void odl_trace_begin(uint32_t this_step)
     step = this_step;
     next_traced = 0;
     last_call = 0;
-    for (uint32_t i = 0; i < ODL_TRACED_COUNT; i++) {
-        hashes[i] = 0;
+    for (uint32_t i = 0; i < odl_traces.n_traced; i++) {
+        odl_traces.hashes[i] = 0;
     }
-    for (uint32_t i = 0; i < ODL_CALL_COUNT; i++) {
-        for (uint32_t counter = 0; counter < ODL_COUNTERS; counter++) {
-            profile[i][counter] = 0;
-        }
+    for (uint32_t i = 0; i < odl_traces.n_calls * ODL_COUNTERS; i++) {
+        odl_traces.counts[i] = 0;
     }
 }
 
 void odl_trace_end(void)
 {
     if (wishes.flags & ODL_JOB_HASHES) {
-        odl_log_record(ODL_TAG_HASHES, step, 0, hashes, sizeof hashes);
+        odl_log_record(ODL_TAG_HASHES, step, 0, odl_traces.hashes, odl_traces.n_traced * 4u);
     }
     if (wishes.flags & ODL_JOB_PROFILE) {
-        odl_log_record(ODL_TAG_PROFILE, step, 0, profile, sizeof profile);
+        odl_log_record(ODL_TAG_PROFILE, step, 0, odl_traces.counts, odl_traces.n_calls * ODL_COUNTERS * 4u);
     }
 }
 

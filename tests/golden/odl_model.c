@@ -281,7 +281,9 @@ void odl_infer(void *arena, const odl_half *sample, odl_half *output)
     }
 }
 
-const struct odl_weight odl_weights[ODL_WEIGHT_COUNT] = {
+const uint32_t odl_model_id = ODL_MODEL_ID;
+const uint32_t odl_state_count = 18;
+const struct odl_state_tensor odl_state[] = {
     { "beta", 10, 0 },
     { "w", 180, 16 },
     { "v", 270, 200 },
@@ -302,7 +304,7 @@ const struct odl_weight odl_weights[ODL_WEIGHT_COUNT] = {
     { "c0.lost", 4, 1952 },
 };
 
-void *odl_weight_data(void *arena, uint32_t index)
+void *odl_state_data(void *arena, uint32_t index)
 {
-    return (unsigned char *)arena + odl_weights[index].offset;
+    return (unsigned char *)arena + odl_state[index].offset;
 }

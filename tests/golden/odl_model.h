@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "odl_half.h"
+#include "odl_state.h"
 
 #define ODL_MODEL_ID 0x9a36fe3cu
 #define ODL_ARENA_BYTES 2888u
@@ -18,7 +19,6 @@
 #define ODL_OUTPUT_ELEMS 3u /* f16[1x3] */
 #define ODL_TARGET_IS_LABEL 1
 #define ODL_TARGET_ELEMS 1u /* i32[1] */
-#define ODL_WEIGHT_COUNT 18u
 
 enum odl_status {
     ODL_OK = 0,
@@ -34,15 +34,6 @@ struct odl_report {
     float loss_scale;
 };
 
-/* A tensor that training changes: its ONNX name and place in the arena. */
-struct odl_weight {
-    const char *name;
-    uint32_t n_bytes;
-    uint32_t offset;
-};
-
-extern const struct odl_weight odl_weights[ODL_WEIGHT_COUNT];
-
 /* Give every weight its first value and clear the optimizer's state. */
 void odl_init(void *arena);
 
@@ -52,8 +43,5 @@ enum odl_status odl_train_step(void *arena, const odl_half *sample, int32_t labe
 void odl_read_report(void *arena, struct odl_report *report);
 
 void odl_infer(void *arena, const odl_half *sample, odl_half *output);
-
-/* Weight number `index` of odl_weights: read it, save it, or write another value over it. */
-void *odl_weight_data(void *arena, uint32_t index);
 
 #endif
