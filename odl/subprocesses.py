@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -12,6 +13,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -82,6 +84,20 @@ class Child:
             except subprocess.TimeoutExpired:
                 if time.monotonic() >= patience:
                     return None
+
+
+def bound(argv: Sequence[str]) -> list[str]:
+    """A command line that the kernel ends with the thread that starts it, even one that is killed, where util-linux is.
+
+    Where the program cannot be started, a status of 126 or 127 says so instead of an OSError.
+    """
+    return [*_setpriv(), *argv]
+
+
+@cache
+def _setpriv() -> tuple[str, ...]:
+    path = shutil.which("setpriv")
+    return (path, "--pdeathsig", "KILL", "--") if path else ()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,6 +155,22 @@ def test_a_signal_leaves_no_child(model: Path, data: Path, tmp_path: Path, numbe
     assert child.returncode == exit_code
     assert list(running(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="util-linux is not here")
+@pytest.mark.parametrize("target", ["host", "qemu-zhinx"])
+def test_a_simulator_does_not_outlive_one_that_is_killed(target: str, model: Path, data: Path, tmp_path: Path) -> None:
+    command = ("run", model, "-t", target, "--data", data, "--steps", 200_000)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "env": {"TMPDIR": str(tmp_path)}}
+    with process(*command, **options) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline().startswith("0 ")
+        assert len(list(touching(tmp_path))) == 1, "the program under way should be seen"
+        child.kill()
+    deadline = time.monotonic() + 60
+    while list(touching(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list(touching(tmp_path)) == []
 
 
 @pytest.fixture(scope="module")

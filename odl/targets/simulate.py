@@ -18,7 +18,7 @@ from odl.errors import TargetError, UsageError
 from odl.log import Log, LogBuilder
 from odl.stages import stage
 from odl.staging import scratch
-from odl.subprocesses import Child
+from odl.subprocesses import Child, bound
 from odl.wire import Flash, Job, LogReader, Record
 
 CONSOLE_FILE = "console.txt"
@@ -178,7 +178,7 @@ def _status_text(status: int) -> str:
 
 def _start(argv: Sequence[str], elf: Path, console: IO[bytes], workdir: Path, inherits: Sequence[int]) -> Child:
     try:
-        return Child(argv, output=console, cwd=workdir, inherits=inherits)
+        return Child(bound(argv), output=console, cwd=workdir, inherits=inherits)
     except OSError as error:
         raise TargetError("target-crashed", elf.name, f"it cannot be started: {error}") from error
 
