@@ -22,7 +22,7 @@ from odl.checkpoint import Checkpoints, prepare_image
 from odl.codegen import model_id
 from odl.compare import MOST_LANES, Device, Progress, Reference, Verdict
 from odl.compare import verify as compare
-from odl.data import Data, load_data
+from odl.data import Data, Source, load_data
 from odl.errors import FitError, TargetError, UsageError
 from odl.exporting import export_model
 from odl.frontend import load_model
@@ -253,7 +253,7 @@ def note(folder: Path, compiled: Compiled, **more: Any) -> None:
 
 def verify(
     compiled: Compiled,
-    data: str | Path,
+    data: Source,
     steps: int,
     on: str = "",
     progress: Progress = silent,
@@ -261,15 +261,16 @@ def verify(
 ) -> Verdict:
     """Compare every tensor of `steps` training steps on the target with the NumPy executor, in bits.
 
-    `data` is an .npz file with `x` (N, ...) of the model's input shape, in ONNX's order of axes and any real type, and
-    `y`: (N,) integer labels, or (N, ...) of the output's shape for mean squared error. A step is one sample of it, in
-    an order drawn from the recipe's seed. `on` is a simulator, such as "host" (default: the target's own); `progress`
-    is told (step, loss) of each step that agreed; `timeout_s` is the longest silence of the target in seconds.
+    `data` is an .npz file, or a mapping of arrays, with `x` (N, ...) of the model's input shape, in ONNX's order of
+    axes and any real type, and `y`: (N,) integer labels, or (N, ...) of the output's shape for mean squared error. A
+    step is one sample of it, in an order drawn from the recipe's seed. `on` is a simulator, such as "host" (default:
+    the target's own); `progress` is told (step, loss) of each step that agreed; `timeout_s` is the longest silence of
+    the target in seconds.
 
     Bits that differ are no error: the verdict tells the first. Raises ModelError where the data cannot be used,
     ToolError where a compiler or a simulator is missing, TargetError where the target fails.
     """
-    samples = load_data(Path(data), compiled.training).steps(steps, compiled.recipe.seed)
+    samples = load_data(data, compiled.training).steps(steps, compiled.recipe.seed)
     with ExitStack() as stack:
         device = _device(compiled, on, stack, trace=True, timeout_s=timeout_s)
         return compare(compiled.program, compiled.training, samples, device, progress)
@@ -277,7 +278,7 @@ def verify(
 
 def train(
     compiled: Compiled,
-    data: str | Path,
+    data: Source,
     steps: int,
     on: str = "",
     progress: Progress = silent,
@@ -286,7 +287,7 @@ def train(
     first: int = 0,
     checkpoints: Checkpoints | None = None,
 ) -> Run:
-    """Train on the target for `steps` samples of `data`, a file as for `verify`; `progress` is told (step, loss).
+    """Train on the target for `steps` samples of `data`, as for `verify`; `progress` is told (step, loss).
 
     `on` is a simulator (default: the target's own), or "numpy": the executor, a mini-batch at once, with the same bits;
     it counts nothing. `timeout_s` is the longest silence of the target in seconds. With the `weights` of another run it
@@ -299,7 +300,7 @@ def train(
     A run that diverged is no error here (`Run.updates`). Raises ModelError where the data cannot be used and as
     `prepare_image` says, UsageError `unknown-simulator` and `no-flash`, ToolError and TargetError.
     """
-    loaded = load_data(Path(data), compiled.training)
+    loaded = load_data(data, compiled.training)
     samples = loaded.steps(steps, compiled.recipe.seed, first)
     if on == NUMPY:
         if checkpoints:
@@ -350,7 +351,7 @@ def _train_in_numpy(compiled: Compiled, samples: Data, progress: Progress, weigh
 
 def infer(
     compiled: Compiled,
-    data: Data | str | Path,
+    data: Data | Source,
     weights: Mapping[str, Array] | None = None,
     on: str = NUMPY,
     timeout_s: float = 120.0,
@@ -358,11 +359,11 @@ def infer(
 ) -> Array:
     """The outputs (N, elements of one) binary16 for all N samples of `data`, with the model's weights or `weights`.
 
-    `data` is a file as for `verify`, or was loaded from one. `weights` are those of a run, by name. `on` is "numpy", or
+    `data` is as for `verify`, or was loaded. `weights` are those of a run, by name. `on` is "numpy", or
     a simulator as for `train`, with its `timeout_s`. `progress` is told (samples done, of how many). Images come out
     channels last. Raises ModelError where the data cannot be used, ToolError and TargetError.
     """
-    data = data if isinstance(data, Data) else load_data(Path(data), compiled.training)
+    data = data if isinstance(data, Data) else load_data(data, compiled.training)
     if on == NUMPY:
         reference, outputs = Reference(compiled.program, compiled.training, MOST_LANES), list[Array]()
         reference.load(weights or {})
@@ -386,19 +387,19 @@ def infer(
 
 def evaluate(
     compiled: Compiled,
-    data: str | Path,
+    data: Source,
     weights: Mapping[str, Array] | None = None,
     on: str = NUMPY,
     timeout_s: float = 120.0,
     progress: Callable[[int, int], None] = still,
 ) -> Scores:
-    """How well the model does, or a run with its `weights`, on all samples of `data`, a file as for `verify`.
+    """How well the model does, or a run with its `weights`, on all samples of `data`, as for `verify`.
 
     With cross entropy: `samples`, `correct`, `accuracy` (0 to 1), `class_accuracy`, `confusion` and `undecided`, as
     `odl.scores.classified` says. With mean squared error: `samples` and `mean_squared_error`. `on`, `timeout_s` and
     `progress` are as for `infer`, and so is what it raises.
     """
-    loaded = load_data(Path(data), compiled.training)
+    loaded = load_data(data, compiled.training)
     outputs = infer(compiled, loaded, weights, on, timeout_s, progress)
     if compiled.recipe.loss == "cross_entropy":
         return classified(outputs, loaded.targets.ravel())

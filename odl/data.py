@@ -1,12 +1,13 @@
-"""Training data: an .npz file becomes binary16 samples in storage order, and their targets."""
+"""Training data: an .npz file, or arrays like one's, become binary16 samples in storage order, and their targets."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,15 +58,19 @@ class Data:
         return zip(self.samples, self.targets, strict=True)
 
 
-def load_data(path: Path, training: Training) -> Data:
+Source = str | Path | Mapping[str, Any]  # a file, or what it would hold: x and y, as arrays or nested lists
+
+
+def load_data(source: Source, training: Training) -> Data:
     """Read `x` (N, ...), of the model's input shape in ONNX order and any real dtype, and `y`.
 
     Samples are rounded once to binary16. `y` holds (N,) integer labels for cross entropy, else (N, ...) of the output's
-    shape; without `y`, mse trains towards the input itself. Raises ModelError naming the file and the array: `data-`
-    `unreadable`, `too-large`, `key`, `type`, `shape`, `count`, `not-finite`, `overflow` (in binary16) or
-    `label-range`.
+    shape; without `y`, mse trains towards the input itself. Raises ModelError naming the file (of arrays: "data") and
+    the array: `data-` `unreadable`, `too-large`, `key`, `type`, `shape`, `count`, `not-finite`, `overflow` (in
+    binary16) or `label-range`.
     """
-    arrays = _read(path)
+    path = Path("data") if isinstance(source, Mapping) else Path(source)
+    arrays = _given(source) if isinstance(source, Mapping) else _read(path)
     sample = training.graphs[INFER].inputs[training.sample]
     target = training.step.inputs[training.target]
     samples = _stored(arrays["x"], sample.shape, path, "x")
@@ -85,6 +90,15 @@ def load_data(path: Path, training: Training) -> Data:
 
 
 _SAVE = 'numpy.savez("data.npz", x=x, y=y) writes such a file'
+
+
+def _given(arrays: Mapping[str, Any]) -> dict[str, Array]:
+    if "x" not in arrays:
+        raise ModelError("data-key", "data", f"has no 'x', only {', '.join(map(str, arrays)) or 'nothing'}")
+    try:
+        return {name: np.asarray(arrays[name]) for name in ("x", "y") if name in arrays}
+    except ValueError as error:  # lists of several lengths
+        raise ModelError("data-shape", "data", f"is no array: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Array]:

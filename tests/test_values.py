@@ -315,6 +315,25 @@ def test_data_of_other_types(tmp_path: Path, program: Compiled, x: Array) -> Non
     assert data_error(tmp_path, program, x=x, y=Y) == "data-type"
 
 
+def test_arrays_are_taken_as_a_file_of_them_is(tmp_path: Path, program: Compiled) -> None:
+    np.savez(tmp_path / "data.npz", x=GOOD, y=Y)
+    of_file = load_data(tmp_path / "data.npz", program.training)
+    for arrays in ({"x": GOOD, "y": Y}, {"x": GOOD.tolist(), "y": Y.tolist()}):
+        of_arrays = load_data(arrays, program.training)
+        assert (of_arrays.samples == of_file.samples).all()
+        assert (of_arrays.targets == of_file.targets).all()
+
+
+@pytest.mark.parametrize(("arrays", "code"), [
+    ({"X": GOOD}, "data-key"), ({"x": [[1.0], [2.0, 3.0]], "y": Y}, "data-shape"),
+    ({"x": [[None] * 4] * 5, "y": Y}, "data-type"), ({"x": GOOD, "y": "cat"}, "data-type"),
+])  # fmt: skip
+def test_other_arrays_are_refused(program: Compiled, arrays: dict[str, object], code: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        load_data(arrays, program.training)
+    assert caught.value.code == code
+
+
 def test_objects_are_not_unpickled(tmp_path: Path, program: Compiled) -> None:
     assert data_error(tmp_path, program, x=np.array([[None] * 4] * 5), y=Y) == "data-unreadable"
 
