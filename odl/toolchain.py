@@ -16,10 +16,10 @@ import re
 import shlex
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -275,7 +275,7 @@ def _can_sanitize(toolchain: Toolchain) -> bool:
         source.write_text("int main(void) { return 0; }\n")
         program = folder / "empty"
         try:
-            _tool(toolchain.cc, *_SANITIZE, str(source), "-o", str(program), cwd=folder)
+            _tool(toolchain.cc, *_SANITIZE, str(source), "-o", str(program), cwd=folder, temporary=folder)
             return subprocesses.run([str(program)], timeout_s=_PROBE_TIMEOUT_S).status == 0
         except (ToolError, OSError, TimeoutError):
             return False
@@ -284,17 +284,16 @@ def _can_sanitize(toolchain: Toolchain) -> bool:
 # --- compiling --------------------------------------------------------------------------------------------------------
 
 
-def _environment() -> dict[str, str]:
-    """zig wants a cache; left alone it makes one in the current folder."""
-    zig = str(cache_folder() / "zig")
-    return {"ZIG_GLOBAL_CACHE_DIR": zig, "ZIG_LOCAL_CACHE_DIR": zig, **os.environ}
+def _environment(temporary: Path | None = None) -> dict[str, str]:
+    """zig wants a cache for the C library that it builds once, and one for each program, which is temporary: left alone
+    it makes that in the current folder."""
+    zig = cache_folder() / "zig"
+    return {"ZIG_GLOBAL_CACHE_DIR": str(zig), "ZIG_LOCAL_CACHE_DIR": str(temporary or zig), **os.environ}
 
 
-def _tool(command: tuple[str, ...], *arguments: str, cwd: Path) -> None:
-    """Run a compiler or linker, which keeps what is temporary beside what it makes: one that is ended leaves it there,
-    where it goes with the folder."""
-    beside = {"TMPDIR": str((cwd / arguments[arguments.index("-o") + 1]).parent)}
-    env = _environment() | beside
+def _tool(command: tuple[str, ...], *arguments: str, cwd: Path, temporary: Path) -> None:
+    """Run a compiler or linker. One that is ended leaves what it has begun in `temporary`."""
+    env = _environment(temporary) | {"TMPDIR": str(temporary)}
     try:
         finished = subprocesses.run([*command, *arguments], cwd=cwd, timeout_s=_TIMEOUT_S, env=env)
     except (OSError, TimeoutError) as error:
@@ -345,36 +344,44 @@ def compile_project(
     hooks = {name: 1 for name, wanted in (("ODL_PROGRESS", progress), ("ODL_TRACE", trace)) if wanted}
     macros = {**dict(target.defines), **hooks, **(defines or {})}
     flags = _compile_flags(target, toolchain, sanitize)
-
+    made = Objects(project, str(toolchain), (*toolchain.cc, *flags), _INCLUDED, macros)
     # What sanitizers say of a place must not name the folder in which an object happened to be compiled.
     anywhere = (f"-fdebug-prefix-map={project.resolve()}=.",) if sanitize else ()
-    made = Objects(project, str(toolchain), (*toolchain.cc, *flags), _INCLUDED, macros)
+
+    with scratch() as temporary:
+        run = partial(_tool, cwd=project, temporary=temporary)
+        compiler = partial(run, toolchain.cc, *flags, *anywhere, *_as_flags(macros))
+        objects = _compile(compiler, made, project_sources(project, trace=trace), out, jobs)
+        stage("linking")
+        if not target.is_riscv:
+            run(toolchain.cc, *(_SANITIZE if sanitize else ()), *objects, "-o", str(elf))
+            return BuildResult(elf, 0, 0, 0)
+        run(toolchain.ld, *_LINK, *objects, "-o", str(elf))
+    sizes = read_elf(elf)
+    return BuildResult(elf, sizes.text_bytes, sizes.data_bytes, sizes.bss_bytes)
+
+
+def _compile(compiler: Callable[..., None], made: Objects, sources: Sequence[str], out: Path, jobs: int) -> list[str]:
+    """The objects of `sources`, in `out`: those that were made before, and what `compiler` makes of the others."""
 
     def compile_one(source: str) -> str:
         output = out / "objects" / f"{source}.o"
         output.parent.mkdir(parents=True, exist_ok=True)
         kept = made.kept(source)
         if not fetch(kept, output):
-            _tool(toolchain.cc, *flags, *anywhere, *_as_flags(macros), "-c", source, "-o", str(output), cwd=project)
+            compiler("-c", source, "-o", str(output))
             keep(output, kept)
         return str(output)
 
-    sources, stop = project_sources(project, trace=trace), threading.Event()
+    stop, objects = threading.Event(), list[str]()
     with ThreadPoolExecutor(jobs or os.cpu_count(), initializer=subprocesses.heed, initargs=(stop,)) as pool:
-        objects = list[str]()
         try:
             for made_of in pool.map(compile_one, sources):
                 stage(f"compiling C: {len(objects)} of {len(sources)} files")
                 objects.append(made_of)
         finally:
             stop.set()  # after a signal or a refusal other compilers are under way
-    stage("linking")
-    if not target.is_riscv:
-        _tool(toolchain.cc, *(_SANITIZE if sanitize else ()), *objects, "-o", str(elf), cwd=project)
-        return BuildResult(elf, 0, 0, 0)
-    _tool(toolchain.ld, *_LINK, *objects, "-o", str(elf), cwd=project)
-    sizes = read_elf(elf)
-    return BuildResult(elf, sizes.text_bytes, sizes.data_bytes, sizes.bss_bytes)
+    return objects
 
 
 # --- doctor -----------------------------------------------------------------------------------------------------------

@@ -34,10 +34,10 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Compiled:
     seen: list[str] = []
     do = toolchain._tool
 
-    def tool(command: tuple[str, ...], *arguments: str, cwd: Path) -> None:
+    def tool(command: tuple[str, ...], *arguments: str, **places: Path) -> None:
         if "-c" in arguments:
             seen.append(arguments[arguments.index("-c") + 1])
-        do(command, *arguments, cwd=cwd)
+        do(command, *arguments, **places)
 
     def told() -> list[str]:
         found = sorted(seen)
