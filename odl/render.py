@@ -117,7 +117,8 @@ def _by(shape: Sequence[int]) -> str:
 
 
 def plan(result: Result) -> str:
-    """`odl plan`: sizes, then the order of each entry with a picture of the arena while each node runs."""
+    """`odl plan`: sizes, then the order of each entry with a picture of the arena while each node runs. The last line
+    is the verdict: on a terminal the first ones are out of sight."""
     size, bound, kept = result["arena_bytes"]["arena"], result["arena_lower_bound"], result["persistent_bytes"]
     flash, ram = result["flash_bytes"], result["ram"]
     inputs = ", ".join(f"{name} {n_bytes:,}" for name, n_bytes in result["input_bytes"].items())
@@ -130,15 +131,34 @@ def plan(result: Result) -> str:
         ("flash", f"{flash['constants']:,} bytes of constants, {flash['initial_weights']:,} of initial weights"),
         ("inputs", f"{inputs} bytes, in the caller's memory"),
         ("L1", _local(result)),
-        ("RAM", f"{ram['needed']:,} bytes with {result['stack_bytes']:,} of stack, of {ram['available']:,}: "
-                f"{'fits' if ram['fits'] else 'does not fit'}"),
-    )  # fmt: skip
+        ("RAM", f"{ram['needed']:,} bytes with {result['stack_bytes']:,} of stack{_of_available(ram)}"),
+    )
     return _paragraphs(
         facts,
         _saved(result["savings"]),
         _recomputed(result),
         *(_order(entry, size, kept) for entry in result["entries"]),
+        _verdict(ram, sum(flash.values())),
     )
+
+
+def _of_available(ram: Result) -> str:
+    """Whether it fits; nothing of a memory that no chip has."""
+    if ram["fits"] and ram["open"]:
+        return ""
+    return f", of {ram['available']:,}: {'fits' if ram['fits'] else 'does not fit'}"
+
+
+def _verdict(ram: Result, flash_bytes: int) -> str:
+    """All that a chip has to have, and whether this one has it."""
+    needed, available = ram["needed"], ram["available"]
+    flash = f"{flash_bytes:,} of flash beside the code"
+    if not ram["fits"]:
+        missing = f"{needed - available:,} too many"
+        return f"does not fit: {needed:,} of {available:,} bytes of RAM at the peak, {missing}; {flash}"
+    if ram["open"]:
+        return f"needs {needed:,} bytes of RAM at the peak, {flash}; --ram tells whether a chip has them"
+    return f"fits: {needed:,} of {available:,} bytes of RAM at the peak, {flash}"
 
 
 def _kept(updates: Result) -> str:

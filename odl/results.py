@@ -106,7 +106,8 @@ def _weight(accepted: Accepted, tensor: Persistent) -> Result:
 def planned(compiled: Compiled) -> Result:
     """`odl plan`: for each entry the order of its nodes and the blocks of memory, each with its first and last node."""
     target, spaces, residents = compiled.target, compiled.program.spaces, compiled.program.residents
-    needed = spaces[ARENA] + target.stack_bytes
+    needed, available = spaces[ARENA] + target.stack_bytes, target.ram_bytes
+    ram = {"needed": needed, "available": available, "fits": needed <= available, "open": target.ram_is_open}
     stored = [r.buffer.type.n_bytes for r in residents if r.buffer.space == ARENA and r.tensor.initial.any()]
     return {
         "target": target.name,
@@ -118,7 +119,7 @@ def planned(compiled: Compiled) -> Result:
         "input_bytes": {name: spaces[name] for name in compiled.program.inputs},
         "stack_bytes": target.stack_bytes,
         "recomputed": _saving(compiled),
-        "ram": {"needed": needed, "available": target.ram_bytes, "fits": needed <= target.ram_bytes},
+        "ram": ram,
         "l1": {"needed": spaces.get(LOCAL, 0), "available": target.l1_bytes} if target.l1_bytes else None,
         "savings": _savings(compiled),
         "entries": [_entry(compiled, graph) for graph in compiled.graphs],

@@ -171,9 +171,29 @@ def test_plan_shows_order_and_map(model: Path) -> None:
     assert any(f"{size:,} bytes: {told['persistent_bytes']:,} persistent" in line for line in lines)
 
 
+def test_a_plan_ends_with_its_verdict(model: Path) -> None:
+    """The first lines are out of sight on a terminal. Of a memory that no chip has nothing is said."""
+    told = answer("plan", model, "--ram", "20K")
+    needed, flash = told["ram"]["needed"], sum(told["flash_bytes"].values())
+    verdict = odl("plan", model, "--ram", "20K").stdout.splitlines()[-1]
+    assert verdict == f"fits: {needed:,} of 20,480 bytes of RAM at the peak, {flash:,} of flash beside the code"
+    verdict = odl("plan", model, "--ram", "8K").stdout.splitlines()[-1]
+    assert verdict.startswith(f"does not fit: {needed:,} of 8,192 bytes of RAM at the peak, {needed - 8192:,} too many")
+    for target in ("qemu-zhinx", "host"):
+        text = odl("plan", model, "-t", target).stdout
+        ram = answer("plan", model, "-t", target)["ram"]
+        assert text.splitlines()[-1].startswith(f"needs {ram['needed']:,} bytes of RAM at the peak, ")
+        assert f"{ram['available']:,}" not in text
+
+
 def test_a_plan_that_does_not_fit_is_shown_all_the_same(model: Path) -> None:
     told = answer("plan", model, "--ram", "8K", exit_code=ExitCode.DOES_NOT_FIT)
-    assert told["ram"] == {"needed": told["arena_bytes"]["arena"] + 8192, "available": 8192, "fits": False}
+    assert told["ram"] == {
+        "needed": told["arena_bytes"]["arena"] + 8192,
+        "available": 8192,
+        "fits": False,
+        "open": False,
+    }
     result = odl("plan", model, "--ram", "8K")
     assert "does not fit" in result.stdout
     assert "error: does-not-fit" in result.stderr

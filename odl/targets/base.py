@@ -28,7 +28,8 @@ class Target:
     aside. `simulator` is what runs it, and `counter` the unit of a profile, empty where nothing is counted. `defines`
     are the C macros of its builds, the number of `cores` among them where there are several. `elsewhere` are its
     stand-ins on other simulators: the same program and the same bits. `macs_per_cycle` bounds what
-    its units can do; 0 where that is not known.
+    its units can do; 0 where that is not known. `ram_is_open`: it is a simulator's, and larger than any chip's, so
+    that to fit there says nothing.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Target:
     elsewhere: tuple[Target, ...] = ()
     port_base: str = ""
     macs_per_cycle: float = 0.0
+    ram_is_open: bool = False
 
     @property
     def ports(self) -> tuple[str, ...]:
@@ -74,6 +76,7 @@ class Target:
             cores=cores or self.cores,
             memories=tuple(Memory(each.name, sizes.get(each.name) or each.n_bytes) for each in self.memories),
             defines=tuple(defines.items()),
+            ram_is_open=self.ram_is_open and not ram_bytes,
             elsewhere=tuple(
                 each.resized(cores=cores, ram_bytes=ram_bytes, l1_bytes=l1_bytes) for each in self.elsewhere
             ),

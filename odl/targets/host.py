@@ -21,6 +21,7 @@ HOST = Target(
     stack_bytes=0,
     simulator="host",
     counter="",
+    ram_is_open=True,
 )
 
 

@@ -39,6 +39,7 @@ QEMU_ZHINX = Target(
     stack_bytes=_STACK_BYTES,
     simulator="qemu",
     counter="instructions",
+    ram_is_open=True,
 )
 
 QEMU_ZFH = Target(
@@ -51,6 +52,7 @@ QEMU_ZFH = Target(
     stack_bytes=_STACK_BYTES,
     simulator="qemu",
     counter="instructions",
+    ram_is_open=True,
 )
 
 
