@@ -27,6 +27,7 @@ from odl.report.cards import CARDS, SCOPE, scoped
 from odl.scores import approximated, classified
 from odl.share import share
 from odl.shown import Shown
+from odl.sizes import size_text
 from odl.toolchain import BuildResult
 from odl.types import DType
 
@@ -63,13 +64,34 @@ def test_a_compiled_model_shows_layers_and_memory(compiled: odl.Compiled) -> Non
     assert "arena while train_step runs" in text
     assert ('<th scope="row">L1</th>' in text) == (compiled.target.name == "pulp-open")
     assert text.count("<rect") >= 10
-    assert f"arena {compiled.program.spaces['arena']:,}" in text
+    assert f"arena {size_text(compiled.program.spaces['arena'])}" in text
     assert "✗" not in text
+
+
+def test_sizes_are_for_people_and_a_bound_is_one(model: Path, compiled: odl.Compiled) -> None:
+    """What QEMU or this machine has is no chip's; a cluster's L2 and a budget are."""
+    (told,) = re.findall(r'<th scope="row">RAM</th><td>(.*?)</td>', html(compiled))
+    needed = size_text(compiled.ram_bytes_needed)
+    of = " of 1.5 MiB" if compiled.target.name == "pulp-open" else ""
+    assert told.startswith(f"{needed}{of}: arena ")
+    assert ("MiB" in told) == bool(of)
+    bounded = odl.compile_model(model, target="qemu-zhinx", ram_bytes=256 << 10)
+    assert " of 256 KiB: arena " in html(bounded)
+    assert not re.search(r"\d,\d{3} bytes", html(bounded).split('<div class="scroll">')[1])
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [(0, "0 bytes"), (1, "1 byte"), (1023, "1,023 bytes"), (1024, "1 KiB"), (1536, "1.5 KiB"), (172_880, "168.8 KiB"),
+     ((1 << 20) - 1, "1 MiB"), (1536 << 10, "1.5 MiB"), (112 << 20, "112 MiB"), (1 << 30, "1,024 MiB")],
+)  # fmt: skip
+def test_sizes_as_people_read_them(n_bytes: int, text: str) -> None:
+    assert size_text(n_bytes) == text
 
 
 def test_what_does_not_fit_is_told(model: Path) -> None:
     small = odl.compile_model(model, target="qemu-zhinx", ram_bytes=4096, must_fit=False)
-    assert f"✗ does not fit: {small.missing_bytes:,} bytes are missing" in html(small)
+    assert f"✗ does not fit: {size_text(small.missing_bytes)} too many" in html(small)
     assert "which it has not" in repr(small)
 
 
@@ -124,8 +146,8 @@ def test_scores_of_many_classes_name_the_worst() -> None:
 
 
 def test_a_runner_shows_its_sizes(tmp_path: Path) -> None:
-    assert "text 70,000, data 16, bss 9,000" in html(BuildResult(tmp_path / "runner.elf", 70000, 16, 9000))
-    assert "bytes" not in html(BuildResult(tmp_path / "runner", 0, 0, 0)).split("</style>")[1]
+    assert "text 68.4 KiB, data 16 bytes, bss 8.8 KiB" in html(BuildResult(tmp_path / "runner.elf", 70000, 16, 9000))
+    assert "sections" not in html(BuildResult(tmp_path / "runner", 0, 0, 0)).split("</style>")[1]
 
 
 def test_large_models_are_cut(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from odl.report.page import PHASES, layers, maps, rendered, unit
 from odl.report.text import losses, step, updates
 from odl.scores import Scores
 from odl.share import share
+from odl.sizes import size_text
 from odl.toolchain import BuildResult
 from odl.training import STEP
 
@@ -97,21 +98,23 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
 def _compiled(compiled: Compiled) -> Card:
     model, memory = results.checked(compiled), results.planned(compiled)
     ram, arena, fits = memory["ram"], memory["arena_bytes"][ARENA], compiled.missing_bytes <= 0
+    bound = "" if fits and ram["open"] else f" of {size_text(ram['available'])}"
+    held = f"arena {size_text(arena)}, stack {size_text(memory['stack_bytes'])}"
     facts = [
         ("weights", f"{model['weights']:,}, of which {model['trained_weights']:,} are trained"),
         ("MACs", f"{model['macs']['forward']:,} forward, {model['macs']['step']:,} a training step"),
-        ("RAM", f"{ram['needed']:,} bytes of {ram['available']:,}: arena {arena:,}, stack {memory['stack_bytes']:,}"),
-        ("of the arena", f"{memory['persistent_bytes']:,} bytes outlive a step; "
-                         f"no plan of that order is below {memory['arena_lower_bound']:,}"),
+        ("RAM", f"{size_text(ram['needed'])}{bound}: {held}"),
+        ("of the arena", f"{size_text(memory['persistent_bytes'])} outlive a step; "
+                         f"no plan of that order is below {size_text(memory['arena_lower_bound'])}"),
     ]  # fmt: skip
     if memory["l1"]:
-        facts.append(("L1", f"{memory['l1']['needed']:,} of {memory['l1']['available']:,} bytes"))
+        facts.append(("L1", " of ".join(size_text(memory["l1"][word]) for word in ("needed", "available"))))
     if model["vanished"]:
         facts.append(("binary16", f"{sum(model['vanished'].values()):,} elements of weights become zero"))
     drawn, left_out = _largest(memory)
     return Card(
         model["model"], f"compiled for {compiled.target.name}: {compiled.target.summary}",
-        "" if fits else f"does not fit: {compiled.missing_bytes:,} bytes are missing", None if fits else False,
+        "" if fits else f"does not fit: {size_text(compiled.missing_bytes)} too many", None if fits else False,
         facts, list(maps(drawn)), f"{left_out:,} smaller blocks are not drawn." if left_out else "", True,
         _table(LAYERS, map(layer_row, model["layers"])),
     )  # fmt: skip
@@ -130,7 +133,7 @@ def _run(run: Run) -> Card:
     told = results.ran(run)
     facts = [("loss", losses(told)), ("a step", step(told)), ("updates", updates(told))]
     if told["stack_bytes"]:
-        facts.append(("stack", f"{told['stack_bytes']:,} bytes"))
+        facts.append(("stack", size_text(told["stack_bytes"])))
     diverged = told["updates"]["diverged"]
     curve = [("running mean over a tenth", "run0", run.loss)]
     return Card(
@@ -171,8 +174,8 @@ def _scores(scores: Scores) -> Card:
 
 def _built(built: BuildResult) -> Card:
     sizes = {"text": built.text_bytes, "data": built.data_bytes, "bss": built.bss_bytes}
-    told = ", ".join(f"{name} {n_bytes:,}" for name, n_bytes in sizes.items())
-    return Card("Runner", str(built.elf), facts=[("bytes", told)] if any(sizes.values()) else ())
+    told = ", ".join(f"{name} {size_text(n_bytes)}" for name, n_bytes in sizes.items())
+    return Card("Runner", str(built.elf), facts=[("sections", told)] if any(sizes.values()) else ())
 
 
 CARDS: Mapping[type, Callable[[Any], Card]] = {
