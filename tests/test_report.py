@@ -250,6 +250,27 @@ def test_blocks_of_a_map_stay_apart_and_in_the_frame(reported: Any) -> None:
             assert across < 0.2 or along < 0.2, (a.says, b.says)
 
 
+def test_maps_that_are_compared_have_the_same_scale(runs: Path) -> None:
+    """A block of so many bytes is so high in both, whichever run is the larger one, and stays in the frame."""
+    kept, small = (answer("report", runs / name, "--steps", 0)["runs"][0] for name in ("host", "pulp-open"))
+    assert kept["memory"]["arena_bytes"]["arena"] != small["memory"]["arena_bytes"]["arena"]
+    tall = {}
+    for order in ([kept, small], [small, kept]):
+        text = page({"runs": order})
+        assert "to the same scale" in text
+        figures = [found for found in text.split("<figure>") if "arena while train_step runs" in found]
+        drawn = re.findall(r'<text class="tick end" x="\d+" y="([\d.]+)">(\d+)</text>', figures[0])
+        assert drawn == re.findall(r'<text class="tick end" x="\d+" y="([\d.]+)">(\d+)</text>', figures[1])
+        for run, figure in zip(order, figures, strict=True):
+            rects = re.findall(r'y="([\d.]+)" width="[\d.]+" height="([\d.]+)"><title>[^:]*: ([\d,]+) bytes', figure)
+            assert min(float(y) for y, _, _ in rects) >= 12
+            sizes = [(float(height), int(n.replace(",", ""))) for _, height, n in rects]
+            tall[run["target"]] = max(sizes, key=lambda found: found[1])
+        (a, of_a), (b, of_b) = tall.values()
+        assert a / of_a == pytest.approx(b / of_b, rel=0.03)
+    assert "to the same scale" not in page({"runs": [kept]})
+
+
 def test_a_loss_that_is_not_finite_breaks_the_line() -> None:
     assert pictures.path([(0, 1.0), (1, 2.0), (2, float("nan")), (3, float("inf")), (4, 1.5)]) == "M0 1L1 2M4 1.5"
     assert pictures.losses([("a", "run0", [float("nan")] * 3)]).lines[0].d == ""

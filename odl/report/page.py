@@ -30,6 +30,8 @@ def page(result: Result) -> str:
     """HTML of a report: `result` is what `odl report --json` prints, of one run or of several."""
     runs = result["runs"]
     names = [run["name"] for run in runs]
+    sizes = [run["memory"]["arena_bytes"] for run in runs]
+    tops = {space: max(of.get(space, 0) for of in sizes) for space in (ARENA, LOCAL)}
     return rendered(
         "page.html.j2",
         title=f"{runs[0]['model']}: {' and '.join(names)}",
@@ -38,7 +40,7 @@ def page(result: Result) -> str:
         diverged=[diverged(run) for run in runs],
         headline=headline(runs),
         loss=_losses(runs),
-        maps=[[(run["name"], each) for each in maps(run["memory"])] for run in runs],
+        maps=[[(run["name"], each) for each in maps(run["memory"], tops)] for run in runs],
         layers=layers(runs),
         unit=unit(runs),
         phases=PHASES,
@@ -60,12 +62,13 @@ def _losses(runs: Sequence[Result]) -> pictures.Chart:
     return pictures.losses(curves)
 
 
-def maps(memory: Result) -> Iterator[pictures.Chart]:
-    """The memories of a training step, of what `odl plan` tells."""
+def maps(memory: Result, tops: Mapping[str, int] | None = None) -> Iterator[pictures.Chart]:
+    """The memories of a training step, of what `odl plan` tells; `tops` are where their axes end, else each where the
+    memory does."""
     found = {block["space"] for entry in memory["entries"] if entry["entry"] == STEP for block in entry["blocks"]}
     for space in (ARENA, LOCAL):
         if space in memory["arena_bytes"] and space in found:
-            yield pictures.memory_map(memory, STEP, space)
+            yield pictures.memory_map(memory, STEP, space, (tops or {}).get(space, 0))
 
 
 def unit(runs: Sequence[Result]) -> str:

@@ -208,11 +208,12 @@ _CELL = (56, 24)
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def memory_map(memory: Result, entry: str, space: str) -> Chart:
-    """What lies where in a memory while which node of an entry runs: a rectangle for each block."""
+def memory_map(memory: Result, entry: str, space: str, top_bytes: int = 0) -> Chart:
+    """What lies where in a memory while which node of an entry runs: a rectangle for each block. Its axis ends at
+    `top_bytes`, or, of 0, where the memory does: maps that are compared end at the same."""
     found = next(each for each in memory["entries"] if each["entry"] == entry)
     nodes, blocks = found["nodes"], [block for block in found["blocks"] if block["space"] == space]
-    size = memory["arena_bytes"][space]
+    size = top_bytes or memory["arena_bytes"][space]
     height, n = 380, len(nodes)
     x, y = _linear(0, n, _LEFT, WIDTH - _RIGHT), _linear(0, size, height - _BOTTOM, _TOP)
     rects = [_block(block, nodes, x, y) for block in blocks if block["bytes"]]
