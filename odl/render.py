@@ -449,24 +449,24 @@ def evaluated(result: Result) -> str:
     return f"mean squared error {result['mean_squared_error']:.6g} of {result['samples']:,} samples on {result['on']}"
 
 
-def confusion(result: Result) -> str:
-    """A row for each class: its samples, the share that is right, and how many were taken for which class.
+def confusion(result: Result, before: Sequence[float | None] = ()) -> str:
+    """A row for each class: its samples, the share that is right, and how many were taken for which class; if given,
+    the share that was right `before`.
 
     There is a column for every class that a sample was taken for, or, where that is too wide, one for all of them.
     """
     matrix, shares = result["confusion"], result["class_accuracy"]
+    columns = [each for each in (before, shares) if each]
     facts = [
-        (at, sum(row), "" if share is None else f"{share:.4f}")
-        for at, (row, share) in enumerate(zip(matrix, shares, strict=True))
+        (at, sum(row), *("" if of[at] is None else f"{of[at]:.4f}" for of in columns)) for at, row in enumerate(matrix)
     ]
     seen = [column for column in range(len(matrix)) if any(row[column] for row in matrix)]
-    header = ("class", "samples", "right", *(f"as {column}" for column in seen))
+    words = ("class", "samples", *(["before"] if before else []), "right")
+    header = (*words, *(f"as {column}" for column in seen))
     text = table(header, ((*fact, *(row[c] or "." for c in seen)) for fact, row in zip(facts, matrix, strict=True)))
     if max(map(len, text.splitlines())) <= _LINE_WIDTH:
         return text
-    return table(
-        (*header[:3], "taken for"), ((*fact, most_taken_for(row)) for fact, row in zip(facts, matrix, strict=True))
-    )
+    return table((*words, "taken for"), ((*fact, most_taken_for(row)) for fact, row in zip(facts, matrix, strict=True)))
 
 
 def most_taken_for(row: Sequence[int]) -> str:

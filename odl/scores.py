@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,12 @@ def classified(outputs: Array, labels: Array) -> Scores:
         class_accuracy=[n_right / n if n else None for n_right, n in zip(right, of_class, strict=True)],
         confusion=confusion.tolist(),
     )
+
+
+def most_confused(confusion: Sequence[Sequence[int]], most: int) -> list[tuple[int, int, int]]:
+    """The `most` pairs that are confused most often: a class, the other that it was taken for, and how often."""
+    pairs = [(label, taken, n) for label, row in enumerate(confusion) for taken, n in enumerate(row) if n]
+    return sorted((pair for pair in pairs if pair[0] != pair[1]), key=lambda pair: -pair[2])[:most]
 
 
 def approximated(outputs: Array, targets: Array) -> Scores:

@@ -20,6 +20,8 @@ from odl.recipe import Recipe
 from odl.report import pictures
 from odl.report.facts import recipe_flags
 from odl.report.page import page
+from odl.report.text import report as report_text
+from odl.scores import classified, most_confused
 
 STEPS = 6
 
@@ -153,6 +155,95 @@ def test_the_commands_make_the_same_run(runs: Path, monkeypatch: pytest.MonkeyPa
     one, again = (answer("report", name, "--steps", 0)["runs"][0] for name in ("qemu-zhinx", "qemu-zhinx-again"))
     other = {"name": "", "commands": [], "model_sha256": ""}  # a copy has other bytes than the file that it is of
     assert one | other == again | other
+
+
+# --- what was taken for what ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tested(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A report with a test set of one's own: twenty samples, of which two classes have all."""
+    test = tmp_path_factory.mktemp("test") / "test.npz"
+    np.savez(test, x=np.random.default_rng(2).normal(size=(20, 2, 6, 6)), y=np.arange(20) % 2)
+    return answer("report", runs / "host", "--test", test, "--steps", 0)
+
+
+def matrices(text: str) -> list[list[list[int]]]:
+    """The counts of every matrix of a page."""
+    found = []
+    for matrix in re.findall(r'<table class="confusion">.*?</thead>(.*?)</table>', text, re.S):
+        rows = [re.findall(r"<td(?! class=.n)[^>]*>(.*?)</td>", row) for row in matrix.split("</tr>")[:-1]]
+        found.append([[int(cell or 0) for cell in row] for row in rows])
+    return found
+
+
+def test_a_page_has_the_matrices_of_what_gives_the_accuracy(tested: Any) -> None:
+    (run,) = tested["runs"]
+    found = [run["accuracy"][when] for when in ("before", "after")]
+    for scores in found:
+        assert sum(scores["confusion"][at][at] for at in range(3)) == scores["correct"]
+        assert sum(map(sum, scores["confusion"])) == scores["samples"] == 20
+    text = page(tested)
+    assert matrices(text) == [scores["confusion"] for scores in found]
+    for when, scores in zip(("before", "after"), found, strict=True):
+        assert f"<h4>{when} training: {scores['accuracy']:.1%}</h4>" in text
+    assert matrices(page({"runs": [run, run]})) == matrices(text) * 2
+    counts = found[1]["confusion"][0]
+    for at, n in enumerate(counts):
+        style = f'class="at {"miss" if at else "hit"}" style="--share:{n / sum(counts):.2f}">{n}<'
+        assert (style in text) == (n > 0)
+
+
+def test_a_terminal_has_the_matrix_behind_all_else(tested: Any) -> None:
+    (run,) = tested["runs"]
+    text = report_text(tested)
+    lines = text.split("\nconfusion after training, what was taken for what: 20 samples of test.npz\n")[1].splitlines()
+    assert lines[0].split()[:4] == ["class", "samples", "before", "right"]
+    shares = [run["accuracy"][when]["class_accuracy"] for when in ("before", "after")]
+    assert lines[1].split()[:4] == ["0", "10", f"{shares[0][0]:.4f}", f"{shares[1][0]:.4f}"]
+    assert lines[3].split()[:2] == ["2", "0"]
+    assert len(lines) == 4
+    both = report_text({"runs": [run, {**run, "name": "other"}]})
+    assert "\nhost: confusion after training" in both
+    assert "\nother: confusion after training" in both
+
+
+def test_of_many_classes_the_most_confused_pairs_are_told(tested: Any) -> None:
+    labels = np.arange(300) % 30
+    outputs = np.eye(30, dtype=np.float16)[labels]
+    before, after = classified(outputs, labels), outputs.copy()
+    after[labels == 7] = outputs[8]
+    after[3, :] = outputs[29]
+    after[4, 0] = np.nan
+    (run,) = tested["runs"]
+    run = {**run, "accuracy": {**run["accuracy"], "before": before, "after": classified(after, labels)}}
+    text = page({"runs": [run]})
+    assert matrices(text) == []
+    section = text.split("<h2>Confusion")[1].split("</section>")[0]
+    rows = [re.findall(r'<td class="n">(\d+)</td>', row) for row in section.split("</tr>")]
+    assert [row for row in rows if row] == [["7", "8", "0", "10", "10"], ["3", "29", "0", "1", "10"]]
+    assert "1 samples have NaN" in text
+    told = report_text({"runs": [run]}).split("the most frequent pairs of 30 classes")[1].splitlines()
+    assert [line.split() for line in told[2:4]] == [["7", "8", "0", "10", "10"], ["3", "29", "0", "1", "10"]]
+    worst = classified(np.eye(30, dtype=np.float16)[(labels * 7 + 1) % 30], labels)
+    assert len(most_confused(worst["confusion"], 20)) == 20
+
+
+def test_without_a_test_set_there_is_no_matrix(reported: Any, tested: Any) -> None:
+    text = page({"runs": [reported]})
+    assert matrices(text) == []
+    assert "Not here: no test set was given (--test)." in text
+    assert "confusion" not in report_text({"runs": [reported]})
+    (run,) = tested["runs"]
+    gone = {**run, "accuracy": {"missing": "test.npz: gone"}}
+    assert "Not here: test.npz: gone." in page({"runs": [gone]})
+    errors = {word: {"samples": 20, "mean_squared_error": 0.5} for word in ("before", "after")}
+    other = {**run, "recipe": {**run["recipe"], "loss": "mse"}, "accuracy": {**run["accuracy"], **errors}}
+    assert "<h2>Confusion" not in page({"runs": [other]})
+    assert "confusion" not in report_text({"runs": [other]})
+
+
+# --- what is typed ----------------------------------------------------------------------------------------------------
 
 
 def test_flags_make_the_recipe() -> None:

@@ -53,6 +53,9 @@ const found = {
       return a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 1 || a.bottom > b.bottom + 1;
     }).map(t => t.textContent),
   })),
+  cells: [...document.querySelectorAll(".confusion td.at")].map(e => ({
+    text: e.textContent, shade: getComputedStyle(e, "::before").backgroundColor,
+    opacity: +getComputedStyle(e, "::before").opacity, box: box(e)})),
   bars: [...document.querySelectorAll(".bar")].map(e => [...e.children].reduce((sum, i) => sum + box(i)[2], 0)),
   told: [...document.querySelectorAll("output")].map(e => e.textContent),
 };
@@ -70,7 +73,7 @@ def html(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("report")
     run = ["-t", "pulp-open", "--on", "host", "--data", data, "--steps", 30]
     assert odl("run", model, *run, "-o", folder / "run").exit_code == 0
-    assert odl("report", folder / "run", "-o", folder / "report.html").exit_code == 0
+    assert odl("report", folder / "run", "--test", data, "-o", folder / "report.html").exit_code == 0
     text = (folder / "report.html").read_text()
     (folder / "measured.html").write_text(text.replace("</body>", f"{MEASURE}</body>"))
     return folder / "measured.html"
@@ -142,6 +145,33 @@ def test_it_is_dark_or_light_as_the_reader_wants(html: Path, tmp_path: Path) -> 
     assert _brightness(dark["paper"]) < 60 < 180 < _brightness(dark["ink"])
     fills = [{rect["fill"] for chart in found["charts"] for rect in chart["rects"]} for found in (light, dark)]
     assert fills[0] & fills[1] <= {"rgba(0, 0, 0, 0)"}
+
+
+@pytest.mark.parametrize("scheme", ["0", "1"])
+def test_a_matrix_is_shaded_and_its_numbers_can_be_read(scheme: str, html: Path, tmp_path: Path) -> None:
+    """By the contrast that WCAG asks of text, dark and light: against the shade as it lies on the paper."""
+    found, _ = look(html, tmp_path, flags=(f"--blink-settings=preferredColorScheme={scheme}",))
+    assert sum(int(cell["text"]) for cell in found["cells"]) == 24  # of twelve samples, before and after
+    opacities = {cell["opacity"] for cell in found["cells"]}
+    assert len(opacities) > 1
+    assert min(opacities) > 0.05
+    paper, ink = _colour(found["paper"]), _colour(found["ink"])
+    for cell in found["cells"]:
+        shade = [
+            cell["opacity"] * over + (1 - cell["opacity"]) * under
+            for over, under in zip(_colour(cell["shade"]), paper, strict=True)
+        ]
+        light, dark = sorted((_luminance(shade), _luminance(ink)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, cell
+
+
+def _colour(text: str) -> list[float]:
+    return [float(part) for part in re.findall(r"[\d.]+", text)[:3]]
+
+
+def _luminance(colour: list[float]) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (part / 255 for part in colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def _brightness(colour: str) -> float:

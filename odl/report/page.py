@@ -16,6 +16,7 @@ from odl.console import printable
 from odl.graph import Phase
 from odl.program import ARENA, LOCAL
 from odl.report import pictures
+from odl.report.confusion import PAIR, confusion
 from odl.report.text import diverged, equal, headline
 from odl.share import share
 from odl.training import STEP
@@ -40,6 +41,8 @@ def page(result: Result) -> str:
         diverged=[diverged(run) for run in runs],
         headline=headline(runs),
         loss=_losses(runs),
+        confusions=[confusion(run) for run in runs],
+        pair=PAIR,
         maps=[[(run["name"], each) for each in maps(run["memory"], tops)] for run in runs],
         layers=layers(runs),
         unit=unit(runs),

@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Any
 
 from odl.render import ends
+from odl.report.confusion import confusion_text
 
 Result = Mapping[str, Any]
 Row = tuple[str, list[str]]
@@ -152,14 +153,19 @@ def updates(run: Result) -> str:
 
 
 def report(result: Result) -> str:
-    """What a terminal gets of `odl report`: a line for each fact, or, of several runs, one for each run below it."""
+    """What a terminal gets of `odl report`: a line for each fact, or, of several runs, one for each run below it; then
+    what was taken for what."""
     runs, rows = result["runs"], headline(result["runs"])
+    taken = [(run["name"], text) for run in runs if (text := confusion_text(run))]
     if len(runs) == 1:
         width = max(len(word) for word, _ in rows)
         lines = [f"{word.ljust(width)}  {told}" for word, (told,) in rows]
-        return "\n".join([f"{'run'.ljust(width)}  {runs[0]['name']}: {runs[0]['model']}", *lines])
+        lines = [f"{'run'.ljust(width)}  {runs[0]['name']}: {runs[0]['model']}", *lines]
+        return "\n".join([*lines, *(f"\n{text}" for _, text in taken)])
     width = max(len(run["name"]) for run in runs)
-    return "\n".join(
-        "\n".join([word, *(f"  {run['name'].ljust(width)}  {text}" for run, text in zip(runs, told, strict=True))])
+    lines = [
+        line
         for word, told in rows
-    )
+        for line in (word, *(f"  {run['name'].ljust(width)}  {text}" for run, text in zip(runs, told, strict=True)))
+    ]
+    return "\n".join([*lines, *(f"\n{name}: {text}" for name, text in taken)])
