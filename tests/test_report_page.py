@@ -13,8 +13,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from commands import odl
+from test_sweep import result_of, row
+
+from odl.sweep.page import page
 
 
 def found_browser() -> str:
@@ -177,6 +181,50 @@ def _luminance(colour: list[float]) -> float:
 def _brightness(colour: str) -> float:
     red, green, blue = map(float, re.findall(r"[\d.]+", colour)[:3])
     return (red + green + blue) / 3
+
+
+NUMBERS = """
+<script>
+const box = e => { const b = e.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; };
+const told = document.createElement("pre");
+told.id = "found";
+told.textContent = JSON.stringify({
+  width: innerWidth, page: document.documentElement.scrollWidth,
+  charts: [...document.querySelectorAll("svg[role=img]")].map(e => ({
+    frame: box(e), dots: [...e.querySelectorAll("circle")].map(box),
+    labels: [...e.querySelectorAll("text.label")].map(t => ({text: t.textContent, box: box(t)}))}))});
+document.body.append(told);
+</script>
+"""
+
+
+@pytest.mark.parametrize("width", [500, 1100])
+def test_numbers_of_a_sweep_hide_nothing(width: int, tmp_path: Path) -> None:
+    """In the browser's own font. A box of text has air around its digits, above and below."""
+    rng = np.random.default_rng(1)
+    good, ram, cycles = rng.random(60).round(2), rng.integers(2, 14, 60).tolist(), rng.integers(99, size=60).tolist()
+    rows = [row(f"p{at}", float(good[at]), 50_000 * ram[at], cycles=cycles[at]) for at in range(60)]
+    html = tmp_path / "sweep.html"
+    html.write_text(page(result_of(rows)).replace("</body>", f"{NUMBERS}</body>"))
+    found, console = look(html, tmp_path / "profile", width=width)
+    assert console == ""
+    assert found["page"] <= found["width"]
+    for chart in found["charts"][:2]:
+        assert len(chart["labels"]) > 25
+        texts = [_without_air(label["box"]) for label in chart["labels"]]
+        for at, box in enumerate(texts):
+            assert not any(_meet(box, other) for other in texts[:at])
+            assert not any(_meet(box, dot) for dot in chart["dots"]), chart["labels"][at]
+            assert _meet(box, chart["frame"])
+
+
+def _without_air(box: list[float]) -> list[float]:
+    air = 0.2 * (box[3] - box[1])
+    return [box[0], box[1] + air, box[2], box[3] - air]
+
+
+def _meet(a: list[float], b: list[float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def test_it_prints(html: Path, tmp_path: Path) -> None:

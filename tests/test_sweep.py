@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from test_report import Page
 from odl.errors import ExitCode, OdlError
 from odl.recipe import Recipe
 from odl.report import pictures
+from odl.report.labels import Label, labels
 from odl.sweep import pool, sweeping
 from odl.sweep.grid import MOST_POINTS, points_of
 from odl.sweep.jobs import Inputs, Job, Outcome, work
@@ -286,8 +288,13 @@ def test_json_is_the_file_and_text_has_every_point(swept: Path, model: Path, dat
     assert again.stderr.count("done before") == 4
     for each in json.loads(before["sweep.json"])["points"]:
         (line,) = [line for line in again.stdout.splitlines() if line.startswith(each["point"])]
-        assert line.endswith("recipe-value") == bool(each["refused"])
-        assert line.endswith("front") == each["front"]
+        assert line.endswith("refused: recipe-value") == bool(each["refused"])
+        assert (line.split()[-1] == "yes") == each["front"]
+        assert ("  trained" in line) == (not each["refused"])
+    on_front = len(json.loads(before["sweep.json"])["fronts"][0]["points"])
+    assert again.stdout.splitlines()[-2:] == [
+        f"Pareto front of accuracy, RAM and MACs of a step: {on_front} of 4 points", "refused: 4 of 8 points",
+    ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("without_pool")
@@ -452,6 +459,68 @@ def test_the_page_is_whole_and_asks_for_nothing(swept: Path) -> None:
     assert "Accuracy against MACs" in text
 
 
+def rows_of(text: str) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of the table of all points."""
+    table = text.split("<h2>All points</h2>")[1].split("</table>")[0]
+    head, *body = re.findall(r"<tr.*?>(.*?)</tr>", table)
+    cell = r">([^<]*)</t[hd]>"
+    return re.findall(cell, head), [re.findall(cell, row) for row in body]
+
+
+def result_of(rows: list[dict[str, Any]], steps: int = 5) -> dict[str, Any]:
+    """A sweep of rows, with losses out of the air."""
+    about = {"file": "data.npz", "sha256": "0" * 64}
+    loss = np.random.default_rng(0).random(steps).tolist()
+    return {
+        "model": "m", "model_sha256": "0" * 64, "data": about, "test": about, "steps": steps, "points": rows,
+        "fronts": sweeping.mark_fronts(rows), "curves": {each["point"]: loss for each in rows},
+    }  # fmt: skip
+
+
+REFUSED = {"exit_code": 4, "problems": [{"code": "does-not-fit", "where": "host", "why": "it is small", "hint": ""}]}
+
+
+def small_sweep() -> dict[str, Any]:
+    nothing = dict.fromkeys(("on", "measure", "before", "after", "samples", "ram_bytes", "macs"))
+    large = row("large", 0, 0, refused=REFUSED, settings={"ram": 96 << 10}) | nothing
+    rows = [
+        large, row("poor", 0.5, 30_000), row("wild", 0.95, 20_000, diverged=True), row("lean", 0.8, 10_000),
+        row("best", 0.9, 20_000), row("same", 0.9, 20_000), row("lost", float("nan"), 20_000, diverged=True),
+    ]  # fmt: skip
+    return result_of(rows)
+
+
+def test_the_table_is_sorted_and_has_a_status_of_its_own() -> None:
+    text = page(small_sweep())
+    header, rows = rows_of(text)
+    assert header[:3] == ["no.", "status", "front"]
+    assert [(each[0], each[-1], *each[1:3]) for each in rows] == [
+        ("1", "best", "trained", "yes"), ("2", "same", "trained", "yes"), ("3", "lean", "trained", "yes"),
+        ("4", "poor", "trained", ""), ("5", "wild", "diverged", ""), ("6", "lost", "diverged", ""),
+        ("7", "large", "refused: does-not-fit", ""),
+    ]  # fmt: skip
+    assert rows[-1][header.index("ram")] == "96 KiB"
+    assert text.index("<h2>All points</h2>") < text.index("<svg") < text.index("<h2>Refused</h2>")
+    assert '<tr><th scope="row">refused</th><td>1 of 7 points</td></tr>' in text
+    assert '<tr><th scope="row" class="n">7</th><td class="name">large</td><td>does-not-fit</td>' in text
+
+
+def test_points_have_the_numbers_of_their_rows() -> None:
+    text = page(small_sweep())
+    numbers = {each[-1]: each[0] for each in rows_of(text)[1]}
+    told = dict(re.findall(r"<title>(\d+), (\w+): [\d.]+%, ", text))
+    assert told == {numbers[name]: name for name in ("best", "same", "lean", "poor", "wild")}
+    for picture in text.split('<svg viewBox="0 0 720 340"')[1:3]:
+        named = re.findall(r'<text class="label \w+"[^>]*>([^<]*)</text>', picture)
+        assert sorted(named) == ["1, 2", "3", "4", "5"]  # two points are in the same place
+    assert ">1, best</span>" in text
+
+
+def test_an_error_is_better_the_smaller_it_is() -> None:
+    rows = [row(f"e{at}", error, 9, measure="mean_squared_error") for at, error in enumerate((0.3, 0.1, 0.2))]
+    assert [each[-1] for each in rows_of(page(result_of(rows)))[1]] == ["e1", "e2", "e0"]
+
+
 def test_the_largest_page_is_small_enough() -> None:
     name = "pulp-open-stochastic-lr0.000123-momentum0.95-batch16-fp32-{:04}-12345678"
     settings = {"target": "pulp-open", "master": "stochastic", "lr": 0.000123, "momentum": 0.95, "batch": 16}
@@ -459,14 +528,8 @@ def test_the_largest_page_is_small_enough() -> None:
         row(name.format(at), at / MOST_POINTS, 200_000 + at, cycles=19_000_000 + at, settings=settings)
         for at in range(MOST_POINTS)
     ]  # fmt: skip
-    fronts = sweeping.mark_fronts(rows)
-    assert len(fronts[0]["points"]) == MOST_POINTS
-    loss = np.random.default_rng(0).random(5000).tolist()
-    about = {"file": "data.npz", "sha256": "0" * 64}
-    result = {
-        "model": "m", "model_sha256": "0" * 64, "data": about, "test": about, "steps": 5000, "points": rows,
-        "fronts": fronts, "curves": {each["point"]: loss for each in rows},
-    }  # fmt: skip
+    result = result_of(rows, 5000)
+    assert len(result["fronts"][0]["points"]) == MOST_POINTS
     text = page(result)
     assert len(text.encode()) < 500_000
     assert "The 492 points of the front that score lower are left out." in text
@@ -504,3 +567,38 @@ def test_a_scatter_stays_in_its_frame() -> None:
     (alone,) = pictures.scatter("t", "x", "y", spots[:1], str, str).dots
     assert chart.left < alone.x < chart.right
     assert pictures.scatter("t", "x", "y", [], str, str).dots == ()
+
+
+def boxes(found: Sequence[Label]) -> list[tuple[float, float, float, float]]:
+    """Where labels are, in a font whose letters are seven wide and nine high."""
+    shift = {"start": 0.0, "middle": 0.5, "end": 1.0}
+    lefts = [label.x - shift[label.anchor] * 7 * len(label.text) for label in found]
+    return [(x, f.y - 9, x + 7 * len(f.text), f.y) for x, f in zip(lefts, found, strict=True)]
+
+
+def meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+@pytest.mark.parametrize("n", [1, 20, 300])
+def test_labels_hide_nothing(n: int) -> None:
+    draw = random.Random(n)
+    spots = [(draw.uniform(70, 700), draw.uniform(20, 290), str(at)) for at in range(n)]
+    frame = (64.0, 12.0, 704.0, 300.0)
+    found = labels(spots, frame)
+    assert len(found) >= min(n, 60) * 0.9
+    assert found[0].text == "0"
+    for at, box in enumerate(boxes(found)):
+        assert frame[0] <= box[0]
+        assert box[2] <= frame[2]
+        assert frame[1] <= box[1]
+        assert box[3] <= frame[3]
+        assert not any(meet(box, other) for other in boxes(found[:at]))
+        assert not any(meet(box, (x - 4, y - 4, x + 4, y + 4)) for x, y, name in spots if name != found[at].text)
+
+
+def test_points_in_one_place_have_one_label() -> None:
+    spots = [(100.0, 100.0, str(at)) for at in range(1, 6)] + [(200.0, 100.0, ""), (101.0, 101.5, "6")]
+    (label,) = labels(spots, (0.0, 0.0, 400.0, 200.0))
+    assert label.text == "1, 2, 3 +3"
+    assert labels(spots[:1], (95.0, 95.0, 110.0, 110.0)) == ()

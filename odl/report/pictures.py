@@ -12,6 +12,8 @@ from itertools import accumulate
 from math import ceil, floor, isfinite, log10
 from typing import Any
 
+from odl.report.labels import Label, labels
+
 Result = Mapping[str, Any]
 
 WIDTH = 720
@@ -39,12 +41,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Dot:
-    """`style` is its class, `says` what it tells under a finger or a pointer."""
+    """`style` is its class, `says` what it tells under a finger or a pointer; `name` stands beside it, where there is
+    room."""
 
     x: float
     y: float
     style: str
     says: str
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Chart:
     lines: tuple[Line, ...] = ()
     dots: tuple[Dot, ...] = ()
     rects: tuple[Rect, ...] = ()
+    labels: tuple[Label, ...] = ()
     width: int = WIDTH
     left: int = _LEFT
     right: int = WIDTH - _RIGHT
@@ -249,8 +254,8 @@ def scatter(
     title: str, x_axis: str, y_axis: str, points: Sequence[Dot],
     x_text: Callable[[float], str], y_text: Callable[[float], str],
 ) -> Chart:  # fmt: skip
-    """Points, in units of what is measured, over axes that begin and end near them; later ones lie above earlier ones.
-    Those that are not finite are left out."""
+    """Points, in units of what is measured, over axes that begin and end near them; later ones lie above earlier ones,
+    and get their names first. Those that are not finite are left out."""
     height = 340
     seen = [point for point in points if isfinite(point.x) and isfinite(point.y)]
     low_x, high_x = _around([point.x for point in seen])
@@ -258,9 +263,11 @@ def scatter(
     x = _linear(low_x, high_x, _LEFT + 12, WIDTH - _RIGHT - 12)
     y = _linear(low_y, high_y, height - _BOTTOM - 12, _TOP + 12)
     dots = tuple(replace(point, x=x(point.x), y=y(point.y)) for point in seen)
+    frame = _LEFT, _TOP, WIDTH - _RIGHT, height - _BOTTOM
     return Chart(
         title, height, x_axis, y_axis,
         _ticks(steps_between(low_x, high_x), x, x_text), _ticks(steps_between(low_y, high_y), y, y_text), (), dots,
+        labels=labels([(dot.x, dot.y, dot.name) for dot in reversed(dots)], frame),
     )  # fmt: skip
 
 

@@ -24,11 +24,17 @@ def count(row: Result) -> str:
     return f"{row[row['unit']]:,.0f} {UNIT_WORDS.get(row['unit'], row['unit'])}" if row["unit"] else ""
 
 
-def standing(row: Result) -> str:
-    """Whether it is on the front, or why it cannot be."""
+def status(row: Result) -> str:
+    """What became of it."""
     if row["refused"]:
-        return str(row["refused"]["problems"][0]["code"])
-    return "diverged" if row["diverged"] else "front" if row["front"] else ""
+        return f"refused: {row['refused']['problems'][0]['code']}"
+    return "diverged" if row["diverged"] else "trained"
+
+
+def measure(result: Result) -> str:
+    """What says how good the points are."""
+    words = {row["measure"]: None for row in result["points"] if row["measure"]}
+    return " or ".join(word.replace("_", " ") for word in words) or "accuracy"
 
 
 def finished(row: Result) -> str:
@@ -43,22 +49,24 @@ def swept(result: Result) -> str:
     """`odl sweep`."""
     rows = [
         (row["point"], score(row, "before"), score(row, "after"),
-         "" if row["refused"] else f"{row['ram_bytes']:,}", count(row), standing(row))
+         "" if row["refused"] else f"{row['ram_bytes']:,}", count(row), status(row), "yes" if row["front"] else "")
         for row in result["points"]
     ]  # fmt: skip
-    words = {row["measure"]: None for row in result["points"] if row["measure"]}
-    measure = " or ".join(word.replace("_", " ") for word in words) or "accuracy"
-    header = ("point", f"{measure} before", "after", "RAM", "a step", "")
-    return "\n".join([table(header, rows), "", *fronts(result)])
+    header = ("point", f"{measure(result)} before", "after", "RAM", "a step", "status", "front")
+    lost = refusals(result)
+    return "\n".join([table(header, rows), "", *fronts(result), *([f"refused: {lost}"] if lost else [])])
 
 
 def fronts(result: Result) -> Iterator[str]:
-    """A sentence for each front, and for the points that are in none."""
+    """A sentence for each front."""
     for each in result["fronts"]:
         unit = UNIT_WORDS.get(each["unit"], each["unit"])
         among = sum(row["unit"] == each["unit"] and row["measure"] == each["measure"] for row in result["points"])
-        measure = each["measure"].replace("_", " ")
-        yield f"Pareto front of {measure}, RAM and {unit} of a step: {len(each['points'])} of {among} points"
-    refused = sum(row["refused"] is not None for row in result["points"])
-    if refused:
-        yield f"refused: {refused} of {len(result['points'])} points"
+        measured = each["measure"].replace("_", " ")
+        yield f"Pareto front of {measured}, RAM and {unit} of a step: {len(each['points'])} of {among} points"
+
+
+def refusals(result: Result) -> str:
+    """How many points were refused; empty where none was."""
+    n = sum(row["refused"] is not None for row in result["points"])
+    return f"{n} of {len(result['points'])} points" if n else ""
