@@ -357,6 +357,10 @@ def test_the_model_of_a_flash_has_a_flash_s_rules() -> None:
     rules = {
         "not erased": ("if (!odl_flash_erase(offset + done)) {", "if (offset + done == n_bytes) {"),
         "not whole units": (".unit = flash->program_bytes,", ".unit = flash->program_bytes + 1u,"),
+        "not aligned": (
+            "writer->offset, writer->buffer, writer->unit",
+            "writer->offset, writer->buffer + 1, writer->unit",
+        ),
         "a read leaves it": ("odl_flash_read(offset, buffer, n)", "odl_flash_read(offset + 9999u, buffer, n)"),
         "no sector": ("odl_flash_erase(offset + done)", "odl_flash_erase(offset + done + 4u)"),
     }

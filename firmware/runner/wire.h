@@ -57,7 +57,7 @@ struct odl_job {
     uint32_t n_samples;
     uint32_t sample_bytes; /* of one padded sample */
     uint32_t target_bytes; /* of one padded target, 0 without ODL_JOB_TRAIN */
-    uint32_t weight_bytes; /* 0, or the sum over odl_weights, without padding: loaded after odl_init */
+    uint32_t weight_bytes; /* 0, or the sum over odl_state, without padding: loaded after odl_init */
     uint32_t dump_step;
     uint32_t dump_traced;
     struct odl_job_flash flash;
