@@ -3,12 +3,13 @@
 Two slots of half the image each; `odl_checkpoint.h` gives the layout of one, and a test compares the constants. A slot
 holds the persistent tensors of one program, in the order of its `odl_state`: only that program can say which.
 
-Error codes (ModelError): `checkpoint-none`, `checkpoint-damaged`, `checkpoint-foreign`, `checkpoint-newer`,
-`checkpoint-size`, `checkpoint-other-data`, `checkpoint-ahead`.
+Error codes (ModelError): `not-an-image`, `checkpoint-none`, `checkpoint-damaged`, `checkpoint-foreign`,
+`checkpoint-newer`, `checkpoint-size`, `checkpoint-other-data`, `checkpoint-ahead`.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ VERSION = 1
 LEAST_UNIT, MOST_UNIT = 4, 256  # of programming, in bytes: what the firmware knows
 
 _HEADER = struct.Struct("<9I")
+_MAGIC = MAGIC.to_bytes(4, "little")
 _ERASED = b"\xff"
 _HINT = "give the image of a run with --checkpoint, or what was read from a device's flash"
 
@@ -44,7 +46,8 @@ class Status(IntEnum):
 @dataclass(frozen=True)
 class Slot:
     """One of two. `state` is erased, damaged, whole or newer (of a later format); the rest is 0 where nothing is whole.
-    `position` and `source` are the cursor: how far in which data."""
+    `position` and `source` are the cursor: how far in which data. `why` says of a damaged one what of it is; `begins`
+    is false where its first bytes are neither a checkpoint's nor erased flash."""
 
     state: str
     model_id: int = 0
@@ -52,6 +55,8 @@ class Slot:
     position: int = 0
     source: int = 0
     payload: bytes = b""
+    why: str = ""
+    begins: bool = True
 
     @property
     def is_whole(self) -> bool:
@@ -67,8 +72,8 @@ class Checkpoints:
 
 
 def read_image(path: Path) -> tuple[Slot, Slot]:
-    """Both slots. Raises ModelError: `file-missing`, `not-a-file`, `file-unreadable`, or `checkpoint-size` for what
-    cannot be an image."""
+    """Both slots. Raises ModelError: `file-missing`, `not-a-file`, `file-unreadable`, or `checkpoint-size` and
+    `not-an-image` for what cannot be two."""
     try:
         image = path.read_bytes()
     except FileNotFoundError as error:
@@ -77,19 +82,28 @@ def read_image(path: Path) -> tuple[Slot, Slot]:
         raise ModelError("not-a-file", str(path), "this is a folder", _HINT) from error
     except OSError as error:
         raise ModelError("file-unreadable", str(path), error.strerror or "cannot be read", _HINT) from error
-    half = len(image) // 2
+    half, least = len(image) // 2, 2 * _HEADER.size
     if len(image) % 2 or half < _HEADER.size:
-        raise ModelError("checkpoint-size", str(path), f"{len(image):,} bytes are not two slots", _HINT)
-    return _slot(image[:half]), _slot(image[half:])
+        why = "it is empty" if not image else f"{len(image):,} bytes are not two slots of one size, {least} at least"
+        if image and not image.startswith((_MAGIC, _ERASED * len(_MAGIC))):
+            raise ModelError("not-an-image", str(path), f"it holds no checkpoint: {why}", _HINT)
+        raise ModelError("checkpoint-size", str(path), why, _HINT)
+    slots = _slot(image[:half]), _slot(image[half:])
+    return slots if all(slot.begins for slot in slots) else _told_where(slots, image)
 
 
 def _slot(content: bytes) -> Slot:
     header = content[: _HEADER.size]
     if header == _ERASED * _HEADER.size:
         return Slot("erased")
-    magic, version, model_id, sequence, position, source, n_bytes, crc, header_crc = _HEADER.unpack(header)
-    if magic != MAGIC or header_crc != zlib.crc32(header[:-4]):
-        return Slot("damaged")
+    if not header.startswith(_MAGIC):
+        return Slot("damaged", why="it does not begin with a header", begins=False)
+    if not _is_sound(header):
+        return Slot("damaged", why="its header is damaged")
+    _, version, model_id, sequence, position, source, n_bytes, crc, _ = _HEADER.unpack(header)
+    room = len(content) - _HEADER.size
+    if n_bytes > room:
+        return Slot("damaged", why=f"its {n_bytes:,} bytes are cut off: half of this file has room for {room:,}")
     unit = LEAST_UNIT
     while unit <= MOST_UNIT:  # the header does not say where the next unit of programming begins, but the sum does
         begin = _up(_HEADER.size, unit)
@@ -98,7 +112,31 @@ def _slot(content: bytes) -> Slot:
             state = "newer" if version > VERSION else "whole"
             return Slot(state, model_id, sequence, position, source, payload)
         unit *= 2
-    return Slot("damaged")
+    return Slot("damaged", why="its tensors are damaged")
+
+
+def _is_sound(header: bytes) -> bool:
+    return len(header) == _HEADER.size and zlib.crc32(header[:-4]) == int.from_bytes(header[-4:], "little")
+
+
+def _told_where(slots: tuple[Slot, Slot], image: bytes) -> tuple[Slot, Slot]:
+    """The slots, of which one at least begins with no header; where the file has a sound one in another place, they say
+    so: then it is not the region of the flash, but more or less of it."""
+    found = (match.start() for match in re.finditer(re.escape(_MAGIC), image))
+    halves = (0, len(image) // 2)
+    stray = next((at for at in found if at not in halves and _is_sound(image[at : at + _HEADER.size])), None)
+    where = (
+        "" if stray is None else f", but one lies at byte {stray:,}: this is more or less than the region of a flash"
+    )
+    first, second = (slot if slot.begins else replace(slot, why=slot.why + where) for slot in slots)
+    return first, second
+
+
+def require_image(slots: Sequence[Slot], where: str) -> None:
+    """Raises ModelError `not-an-image` where no slot begins with a checkpoint, or erased: this is some other file."""
+    if not any(slot.begins for slot in slots):
+        why = f"it holds no checkpoint, and neither of its halves is erased flash: slot 0: {slots[0].why}"
+        raise ModelError("not-an-image", where, why, _HINT)
 
 
 def _up(n_bytes: int, unit: int) -> int:
@@ -117,7 +155,7 @@ def is_later(slot: Slot, other: Slot) -> bool:
 
 def newest(slots: Sequence[Slot], model_id: int, n_bytes: int, where: str = "") -> Slot:
     """What the firmware of program `model_id`, which keeps `n_bytes`, would go on from. Raises ModelError:
-    `checkpoint-none`, `-damaged`, `-foreign` or `-newer`."""
+    `checkpoint-none`, `-damaged`, `-foreign` or `-newer`, `not-an-image`."""
     ours = [slot for slot in slots if slot.is_whole and slot.model_id == model_id and len(slot.payload) == n_bytes]
     if ours:
         first, *rest = ours
@@ -132,7 +170,9 @@ def newest(slots: Sequence[Slot], model_id: int, n_bytes: int, where: str = "") 
         )  # fmt: skip
     if all(slot.state == "erased" for slot in slots):
         raise ModelError("checkpoint-none", where, "nothing was ever saved in it", _HINT)
-    raise ModelError("checkpoint-damaged", where, "neither of its slots is whole", "remove it to begin anew")
+    require_image(slots, where)
+    told = "; ".join(f"slot {at}: {slot.why or slot.state}" for at, slot in enumerate(slots))
+    raise ModelError("checkpoint-damaged", where, f"neither of its slots is whole: {told}", "remove it to begin anew")
 
 
 def prepare_image(checkpoints: Checkpoints, source: int, model_id: int, payload_bytes: int, steps: int) -> Flash:
@@ -141,7 +181,7 @@ def prepare_image(checkpoints: Checkpoints, source: int, model_id: int, payload_
     Raises ModelError where the run could not go on from what is there, for a reason that no restart would mend: as
     `read_image` and `newest`, `checkpoint-size` where a slot is too small, `checkpoint-other-data`,
     `checkpoint-ahead`; UsageError `file-unwritable`. A damaged image, as of a first save that was cut off, is one to
-    begin anew on.
+    begin anew on; a file that is no image is not written over.
     """
     path, least = checkpoints.image, sized(Flash(0), payload_bytes)
     sector = least.erase_bytes

@@ -371,10 +371,10 @@ def inspected(result: Result) -> str:
         for at, slot in enumerate(result["slots"])
     ]
     header = ("slot", "", "save", "steps", "bytes", "program", "data")
+    damaged = "\n".join(f"slot {at}: {slot['why']}" for at, slot in enumerate(result["slots"]) if slot["why"])
     tensors = [(t["role"], t["elements"], t["changed"], t["name"]) for t in result["tensors"]]
-    return _paragraphs(
-        table(header, rows), table(("role", "elements", "changed", "tensor"), tensors) if tensors else ""
-    )
+    told = table(("role", "elements", "changed", "tensor"), tensors) if tensors else ""
+    return _paragraphs(table(header, rows), damaged, told)
 
 
 def _updates_text(updates: Result) -> str:

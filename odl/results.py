@@ -311,8 +311,8 @@ def inspected(image: str, slots: Sequence[Slot], compiled: Compiled | None, weig
     return {
         "image": image,
         "slots": [
-            {"state": slot.state, "sequence": slot.sequence, "position": slot.position, "bytes": len(slot.payload),
-             "model_id": f"{slot.model_id:08x}", "source": f"{slot.source:08x}"}
+            {"state": slot.state, "why": slot.why, "sequence": slot.sequence, "position": slot.position,
+             "bytes": len(slot.payload), "model_id": f"{slot.model_id:08x}", "source": f"{slot.source:08x}"}
             for slot in slots
         ],
         "tensors": tensors,

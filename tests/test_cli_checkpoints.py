@@ -14,6 +14,7 @@ import pytest
 from commands import answer, odl
 
 from odl import load_weights, open_folder
+from odl.checkpoint import _HINT
 from odl.errors import ExitCode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,9 +144,78 @@ def test_images_that_will_not_do(model: Path, data: Path, tmp_path: Path) -> Non
     export = ("export", model, "-t", "host", "--momentum", 0.5, *keep, "-o", tmp_path / "out.onnx")
     assert refused(*export) == "checkpoint-none"
     image.write_bytes(b"?" * len(good))
+    assert refused(*export) == refused(*run, *keep) == "not-an-image"
+    assert set(image.read_bytes()) == {ord("?")}
+    image.write_bytes(damaged(good, 20, len(good) // 2 + 20))
     assert refused(*export) == "checkpoint-damaged"
     assert answer(*run, *keep)["resumed_at"] == 0  # begins anew on what is damaged
     assert answer(*run, *keep)["resumed_at"] == N_STEPS
+
+
+def damaged(image: bytes, *places: int) -> bytes:
+    """An image with a bit flipped in each of these bytes."""
+    content = bytearray(image)
+    for at in places:
+        content[at] ^= 4
+    return bytes(content)
+
+
+@pytest.fixture(scope="module")
+def image(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Two whole slots."""
+    path = tmp_path_factory.mktemp("image") / "flash.bin"
+    assert odl(*command(model, data), "--checkpoint", path).exit_code == 0
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "why"),
+    [
+        (b"", "checkpoint-size", "it is empty"),
+        (b"ODLC", "checkpoint-size", "4 bytes are not two slots of one size, 72 at least"),
+        (b"\xff" * 101, "checkpoint-size", "101 bytes are not two slots of one size, 72 at least"),
+        (b"x" * 101, "not-an-image", "101 bytes are not two slots of one size, 72 at least"),
+        (b"\x89PNG\r\n\x1a\n" * 100, "not-an-image", "slot 0: it does not begin with a header"),
+        (bytes(8192), "not-an-image", "slot 0: it does not begin with a header"),
+    ],
+    ids=["empty", "short", "odd", "odd text", "PNG", "zeros"],
+)
+def test_a_file_that_is_no_image(content: bytes, code: str, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "some.bin"
+    path.write_bytes(content)
+    error = answer("checkpoint", "inspect", path, exit_code=ExitCode.MODEL_REFUSED)["error"]
+    assert (error["problems"][0]["code"], error["problems"][0]["hint"]) == (code, _HINT)
+    assert error["problems"][0]["why"].endswith(why)
+
+
+def test_a_region_that_is_not_the_checkpoints(image: bytes, tmp_path: Path) -> None:
+    """More of the flash than it should be, before or behind; or less."""
+    path = tmp_path / "dump.bin"
+    path.write_bytes(bytes(512) + image)
+    first, _ = answer("checkpoint", "inspect", path)["slots"]
+    assert first["why"] == (
+        "it does not begin with a header, but one lies at byte 512: this is more or less than the region of a flash"
+    )
+    path.write_bytes(image + bytes(len(image)))
+    first, second = answer("checkpoint", "inspect", path)["slots"]
+    assert first["state"] == "whole"
+    assert second["why"].startswith(f"it does not begin with a header, but one lies at byte {len(image) // 2:,}: ")
+    path.write_bytes(image[:600])
+    first, _ = answer("checkpoint", "inspect", path)["slots"]
+    assert first["why"].endswith("bytes are cut off: half of this file has room for 264")
+
+
+@pytest.mark.parametrize(("at", "why"), [(20, "its header is damaged"), (300, "its tensors are damaged")])
+def test_what_of_a_slot_is_damaged(at: int, why: str, image: bytes, model: Path, tmp_path: Path) -> None:
+    path, half = tmp_path / "flash.bin", len(image) // 2
+    path.write_bytes(damaged(image, at))
+    found = answer("checkpoint", "inspect", path)["slots"]
+    assert [(slot["state"], slot["why"]) for slot in found] == [("damaged", why), ("whole", "")]
+    assert f"slot 0: {why}" in odl("checkpoint", "inspect", path).stdout.splitlines()
+    path.write_bytes(damaged(image, at, half + 20))
+    words = ("checkpoint", "inspect", path, "--model", model, "-t", "host", "--momentum", 0.5)
+    (problem,) = answer(*words, exit_code=ExitCode.MODEL_REFUSED)["error"]["problems"]
+    assert problem["why"] == f"neither of its slots is whole: slot 0: {why}; slot 1: its header is damaged"
 
 
 def test_numpy_has_no_flash(model: Path, data: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from odl import render, results, saved
-from odl.checkpoint import read_image
+from odl.checkpoint import read_image, require_image
 from odl.commands.options import PATH, RecipeFlags, ram_option, recipe_options, target_option
 from odl.commands.verb import compile_from, verb
 from odl.console import Console
@@ -30,6 +30,7 @@ def inspect(
     """Tell what the two slots of IMAGE hold; with --model, which tensors, and how many of their elements training
     changed."""
     slots = read_image(image)
+    require_image(slots, str(image))
     compiled = compile_from(console, model, recipe, target, ram) if model else None
     weights = saved.load_checkpoint(image, compiled) if compiled else {}
     console.answer(results.inspected(str(image), slots, compiled, weights), render.inspected)
