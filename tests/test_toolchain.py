@@ -185,20 +185,39 @@ def test_make_sees_changed_flags(tmp_path: Path) -> None:
     assert "runner.c" in make("CFLAGS=-g")
 
 
-@pytest.mark.skipif(not shutil.which("cmake"), reason="CMake is not installed")
+def cmake(project: Path, target: Target, *options: str) -> Path:
+    """The runner, built by CMake; a skip where that cannot be."""
+    tools = find_toolchain(target)
+    if not shutil.which("cmake"):
+        pytest.skip("CMake is not installed")
+    if tools.kind == "zig":
+        pytest.skip("CMake wants a compiler that is one word, zig's is two")
+    options = (*options, f"-DCMAKE_C_COMPILER={tools.cc[0]}")
+    if target.is_riscv:
+        options += ("-DCMAKE_SYSTEM_NAME=Generic", "-DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY")
+        options += (f"-DCMAKE_ASM_COMPILER={tools.cc[0]}", f"-DODL_LINKER={tools.ld[0]}")
+    for command in (["cmake", "-B", "build-cmake", *options], ["cmake", "--build", "build-cmake"]):
+        subprocess.run(command, cwd=project, check=True, timeout=60, capture_output=True)
+    return project / "build-cmake" / ("runner.elf" if target.is_riscv else "runner")
+
+
 @pytest.mark.parametrize("target", EVERY)
 def test_cmake_makes_a_program_that_trains(target: Target, tmp_path: Path) -> None:
     project = tiny.write_project(tmp_path / "a project", target)
-    tools = find_toolchain(target)
+    assert trains(target, cmake(project, target, "-DODL_TRACE=ON"))
+
+
+def test_the_stack_is_as_large_as_make_and_cmake_are_told(tmp_path: Path) -> None:
+    project, tools = tiny.write_project(tmp_path / "project", ZHINX), find_toolchain(ZHINX)
+    before = compile_project(project, ZHINX, tools, out=tmp_path / "out").bss_bytes
+    assert "ODL_STACK_BYTES=4096" in (project / "Makefile").read_text()
+    make = ["make", "-s", f"CC={shlex.join(tools.cc)}", f"LD={shlex.join(tools.ld)}", "ODL_STACK_BYTES=4096"]
     if tools.kind == "zig":
-        pytest.skip("CMake wants a compiler that is one word, zig's is two")
-    options = ["-DODL_TRACE=ON", f"-DCMAKE_C_COMPILER={tools.cc[0]}"]
-    if target.is_riscv:
-        options += ["-DCMAKE_SYSTEM_NAME=Generic", "-DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY"]
-        options += [f"-DCMAKE_ASM_COMPILER={tools.cc[0]}", f"-DODL_LINKER={tools.ld[0]}"]
-    for command in (["cmake", "-B", "build-cmake", *options], ["cmake", "--build", "build-cmake"]):
-        subprocess.run(command, cwd=project, check=True, timeout=60, capture_output=True)
-    assert trains(target, project / "build-cmake" / ("runner.elf" if target.is_riscv else "runner"))
+        make += [f"CFLAGS={shlex.join(toolchain._ZIG_FLAGS)}", f"ARCH={shlex.join(toolchain.arch_flags(ZHINX, 'zig'))}"]
+    subprocess.run(make, cwd=project, check=True, timeout=60)
+    assert before - read_elf(project / "build/runner.elf").bss_bytes == ZHINX.stack_bytes - 4096
+    elf = cmake(project, ZHINX, "-DODL_STACK_BYTES=4096")
+    assert before - read_elf(elf).bss_bytes == ZHINX.stack_bytes - 4096
 
 
 @pytest.mark.parametrize("target", EVERY)
