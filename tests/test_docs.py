@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import click
@@ -20,17 +21,20 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from commands import VERBS
+from commands import VERBS, answer
 from models import cnn
 from test_house import FLOORS
 
 import odl
-from odl import errors, targets
+from odl import errors, render, targets
 from odl.cli import cli
 from odl.codegen import environment
+from odl.errors import ExitCode
+from odl.graph import Phase, Role
 from odl.model_file import NEWEST_OPSET, OLDEST_OPSET
+from odl.outcomes import Updates
 from odl.project import write_project
-from odl.recipe import RANGES, Recipe, range_text
+from odl.recipe import CHOICES, RANGES, Recipe, range_text
 from odl.share import share
 from odl.toolchain import Toolchain, arch_flags, contract_flags, find_toolchain, project_variables
 
@@ -194,6 +198,54 @@ def in_words(told: str) -> str:
         return told.replace(">=", "at least").replace(">", "above")
     low, high = {"[": "at least", "(": "above"}[found[1]], {"]": "at most", ")": "below"}[found[4]]
     return f"{low} {found[2]} and {high} {found[3]}"
+
+
+def told_fields() -> dict[str, set[str]]:
+    """Verb -> the fields of its JSON, as docs/CLI.md has them."""
+    told: dict[str, set[str]] = {}
+    _, text = (ROOT / "docs/CLI.md").read_text().split("\n| of | field | what |\n")
+    of = ""
+    for cells in rows(text):
+        of = cells[0].strip("`") or of
+        told.setdefault(of, set()).update(words(cells[1]))
+    return told
+
+
+def test_the_fields_of_json(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every verb but `tune`, which needs a simulator that not everyone has."""
+    monkeypatch.chdir(tmp_path)
+    Path("grid.toml").write_text('lr = [0.01]\ntarget = ["host"]\n')
+    on_data, on_host = ("--data", data), ("-t", "host")
+    commands = [
+        ("doctor",), ("ops",), ("check", model), ("plan", model, *on_host), ("build", model, *on_host, "-o", "c"),
+        ("verify", "c", *on_data, "--steps", 1), ("eval", "c", *on_data), ("dump", "c", "--stage", "graph"),
+        ("run", "c", *on_data, "--steps", 3, "--checkpoint", "flash.bin", "-o", "run"),
+        ("checkpoint", "inspect", "flash.bin", "--model", "c"), ("report", "run", "--steps", 0),
+        ("export", "run", "-o", "trained.onnx"),
+        ("select", model, *on_host, "--on", "host", *on_data),
+        ("sweep", model, *on_data, "--test", data, "--steps", 2, "--grid", "grid.toml", "-o", "sweep"),
+    ]  # fmt: skip
+    told = told_fields()
+    assert set(told) - {"all", "with a MODEL", "refused"} == set(VERBS)
+    elsewhere = {"eval": {"mean_squared_error"}, "build": {"package"}}  # in another case than this one
+    for command in commands:
+        verb = str(command[0])
+        found = set(answer(*command)) - told["all"] - told["with a MODEL"]
+        assert found == told[verb] - elsewhere.get(verb, set()), verb
+    error = answer("check", "none.onnx", exit_code=ExitCode.MODEL_REFUSED)
+    assert set(error) == told["all"] | told["refused"]
+
+
+def test_the_glossary_has_what_is_printed() -> None:
+    """The words of columns, roles, phases, states and counts, and those that `odl plan` begins its lines with."""
+    terms = " ".join(cells[0] for cells in rows((ROOT / "docs/GLOSSARY.md").read_text())).replace("`", "")
+    printed = {
+        *render.LAYERS, *(kind.value for kind in (*Role, *Phase)), *CHOICES["updates"],
+        *(field.name for field in fields(Updates)),
+        *("erased", "damaged", "whole", "newer", "changed"),
+        *re.findall(r'^ *\("([\w ]+)", ', inspect.getsource(render.plan), re.M),
+    } - {"output", "operators", "target", "of it", "inputs"}  # fmt: skip
+    assert [word for word in sorted(printed) if not re.search(rf"\b{word.replace('_', ' ')}", terms)] == []
 
 
 def test_opsets() -> None:
