@@ -438,20 +438,31 @@ def copied(tmp_path: Path) -> Path:
 
 def test_the_new_operator_works(tmp_path: Path) -> None:
     """The two files of the page that CONTRIBUTING.md sends to, in a copy of the tree: every test that the registry
-    makes of them."""
+    makes of them; and the model of one layer, which a mistake in the C makes differ."""
     contributing = (ROOT / "CONTRIBUTING.md").read_text()
     (page,) = re.findall(r"^## A new operator\n\n.*?\]\((.*?)\)", contributing, re.M | re.S)
     text = (ROOT / page).read_text()
-    (python,), (template,) = blocks(text, "python"), blocks(text, "jinja")
+    (python, one_layer), (template,) = blocks(text, "python"), blocks(text, "jinja")
     tree = copied(tmp_path)
     (tree / "odl/ops/hard_sigmoid.py").write_text(python)
     (tree / "templates/kernels/hard_sigmoid.c.j2").write_text(template)
     tests = ["tests/test_ops.py", "-k", "HardSigmoid or (bits and host and fp32)"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests], cwd=tree,
-        env={**os.environ, "PYTHONPATH": str(tree)}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert "\n10 passed, " in done.stdout, done.stdout + done.stderr
+
+    def python_says(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, capture_output=True,
+            text=True, timeout=300,
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    told = python_says("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests)
+    assert "\n10 passed, " in told, told
+    assert python_says("-c", one_layer) == ""
+    (command,) = re.findall(r"^    \.venv/bin/odl (verify .* -t host .*)$", text, re.M)
+    assert python_says("-m", "odl", *command.split()).startswith("equal: 120 tensors")
+    kernel = tree / "templates/kernels/hard_sigmoid.c.j2"
+    kernel.write_text(template.replace("slope = (float)dy[i] * alpha", "slope = (float)dy[i] * (alpha * 1.01f)"))
+    assert re.search(r"^kernel +hard_sigmoid_gradient$", python_says("-m", "odl", *command.split()), re.M)
 
 
 @pytest.mark.qemu
