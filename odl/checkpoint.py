@@ -132,6 +132,13 @@ def _told_where(slots: tuple[Slot, Slot], image: bytes) -> tuple[Slot, Slot]:
     return first, second
 
 
+def why_lost(slots: Sequence[Slot]) -> str:
+    """Why nothing can be gone on from, though something was saved; empty where that is not so."""
+    damaged = [f"slot {at}: {slot.why}" for at, slot in enumerate(slots) if slot.why]
+    none = all(slot.state in ("damaged", "erased") for slot in slots)
+    return "; ".join(damaged) if none and any(slot.begins for slot in slots) else ""
+
+
 def require_image(slots: Sequence[Slot], where: str) -> None:
     """Raises ModelError `not-an-image` where no slot begins with a checkpoint, or erased: this is some other file."""
     if not any(slot.begins for slot in slots):
@@ -171,8 +178,8 @@ def newest(slots: Sequence[Slot], model_id: int, n_bytes: int, where: str = "") 
     if all(slot.state == "erased" for slot in slots):
         raise ModelError("checkpoint-none", where, "nothing was ever saved in it", _HINT)
     require_image(slots, where)
-    told = "; ".join(f"slot {at}: {slot.why or slot.state}" for at, slot in enumerate(slots))
-    raise ModelError("checkpoint-damaged", where, f"neither of its slots is whole: {told}", "remove it to begin anew")
+    why = f"neither of its slots is whole: {why_lost(slots)}"
+    raise ModelError("checkpoint-damaged", where, why, "remove it to begin anew")
 
 
 def prepare_image(checkpoints: Checkpoints, source: int, model_id: int, payload_bytes: int, steps: int) -> Flash:

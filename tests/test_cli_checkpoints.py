@@ -148,7 +148,8 @@ def test_images_that_will_not_do(model: Path, data: Path, tmp_path: Path) -> Non
     assert set(image.read_bytes()) == {ord("?")}
     image.write_bytes(damaged(good, 20, len(good) // 2 + 20))
     assert refused(*export) == "checkpoint-damaged"
-    assert answer(*run, *keep)["resumed_at"] == 0  # begins anew on what is damaged
+    anew = odl(*run, *keep)
+    assert f"{image}: begins anew, since slot 0: its header is damaged; slot 1: its header is damaged" in anew.stderr
     assert answer(*run, *keep)["resumed_at"] == N_STEPS
 
 

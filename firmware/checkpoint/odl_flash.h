@@ -3,7 +3,8 @@
  * example on a file; docs/CHECKPOINTS.md says how to write one.
  *
  * Offsets count from the start of the region that belongs to checkpoints. All functions are called from one core, and
- * none from an interrupt.
+ * none from an interrupt. Nothing else feeds a watchdog during a save, so erase and program should. A read that fails is
+ * tried again before it says so: a save takes a slot that does not answer for one to write over.
  */
 #ifndef ODL_FLASH_H
 #define ODL_FLASH_H

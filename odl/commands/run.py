@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from odl import api, render, results, saved
-from odl.checkpoint import Checkpoints, Status
+from odl.checkpoint import Checkpoints, Status, read_image, why_lost
 from odl.commands.options import (
     PATH,
     RecipeFlags,
@@ -75,6 +75,8 @@ def run(
     weights = saved.load_weights(model, compiled) if goes_on else None
     first = walked(model, data) if goes_on else 0
     checkpoints = Checkpoints(image, every) if image else None
+    if image and image.exists() and (why := why_lost(read_image(image))):
+        console.note(f"{image}: begins anew, since {why}")
     if output:
         saved.require_room(output)
     with console.progress(steps, streams=True) as advance:
