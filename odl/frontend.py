@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from math import prod
 from pathlib import Path
@@ -13,11 +14,11 @@ import onnx
 from onnx import numpy_helper
 
 import odl.ops  # noqa: F401  fills the registry
-from odl.errors import ModelError, OdlError, Problem
-from odl.folding import Folded, fold_batch_normalization
-from odl.graph import Graph, prune
+from odl.errors import ModelError, Problem
+from odl.folding import fold_batch_normalization
+from odl.graph import Graph, Node, prune
 from odl.model_file import ONNX_DOMAINS, check, dims_text, first_line, flatten, inferred_shapes, read_model
-from odl.ops._importer import BATCH_HINT, IMPORTS, Importer, OnnxNode, View, stored_shape
+from odl.ops._importer import BATCH_HINT, IMPORTS, Importer, OnnxNode, stored_shape
 from odl.ops._windows import Window
 from odl.rewrites import rewritten
 from odl.rewrites.arithmetic import evaluated, static_shapes
@@ -31,6 +32,8 @@ OPEN_BATCH_HINT = "--fix-batch (fix_batch=True) makes it one sample; mini-batche
 
 # Operators whose constants are bounds or fillings, where an infinity is in its place.
 _UNBOUNDED = ("Clip", "Pad")
+
+_CONSTANTS = ("value", "value_float", "value_floats", "value_int", "value_ints")
 
 # What to use instead, for operators that people ask for.
 _NEAREST = {
@@ -77,18 +80,39 @@ def load_model(path: Path, *, keeps_norms: bool = False, fix_batch: bool = False
     given = flatten(proto)
     single = with_batch_of_one(given)  # of an open batch the rest is looked at as if it were 1
     flat = flatten(evaluated(single))
-    problems = [*_interface_problems(single.graph if fix_batch else given.graph), *_unsupported(flat)]
-    if problems:
-        raise ModelError.of(problems)
-    check(flat)
-    constants = {tensor.name: _array(tensor, f"initializer '{tensor.name}'") for tensor in flat.graph.initializer}
-    nodes = _settled(_nodes(flat.graph), constants)
-    _check_nodes(nodes, constants)
+    unsupported = _unsupported(flat)
+    told = [*_interface_problems(single.graph if fix_batch else given.graph), *unsupported.values()]
+    if any(problem for source in _sources(flat.graph) for problem in _input_problems(source)):
+        raise ModelError.of(told)  # what else would be found might come of that input
+    with _behind(told):
+        misshapen = check(flat, unsupported)
+        constants = {tensor.name: _array(tensor, f"initializer '{tensor.name}'") for tensor in flat.graph.initializer}
+        nodes = _settled(_nodes(flat.graph), constants)
+    told += misshapen.values()
+    refused = {*unsupported, *misshapen, *_check_nodes(nodes, constants, told)}
     outputs = {value.name for value in flat.graph.output}
-    found = rewritten(nodes, constants, {each.name for each in flat.graph.initializer}, static_shapes(flat), outputs)
+    initializers = {each.name for each in flat.graph.initializer}
+    shapes = static_shapes(flat)
+    if told:
+        nodes = _masked(nodes, refused, {"", *constants, *shapes})
+    found = rewritten(nodes, constants, initializers, shapes, outputs)
     folded = fold_batch_normalization(found.nodes, found.constants, outputs, keeps_norms)
-    graph = _import(flat.graph, folded, found.constants | folded.constants, found.views)
+    importer = Importer(found.constants | folded.constants, initializers, folded.affine, found.views)
+    _begin(importer, flat.graph)
+    told += _run_rules(importer, folded.nodes, found.shapes, turned=len(found.shapes) > len(shapes))
+    if told:
+        raise ModelError.of([*told, *_size_problems(importer.build.types, importer.build.nodes)])
+    graph = _import(flat.graph, importer, folded.nodes)
     return Model(path, proto, graph, _vanished(graph, constants | folded.constants), fix_batch)
+
+
+@contextmanager
+def _behind(told: Sequence[Problem]) -> Iterator[None]:
+    """What the block refuses comes behind what has been told."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError.of([*told, *error.problems]) from error
 
 
 # --- before the import: what can be told from the file alone ----------------------------------------------------------
@@ -135,9 +159,9 @@ def _shape(value: onnx.ValueInfoProto) -> Shape:
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
 
 
-def _unsupported(flat: onnx.ModelProto) -> list[Problem]:
-    """Every node whose operator has no import rule, with the shapes that it reads."""
-    problems = []
+def _unsupported(flat: onnx.ModelProto) -> dict[str, Problem]:
+    """Every node whose operator has no import rule, by name, with the shapes that it reads."""
+    problems: dict[str, Problem] = {}
     shapes: dict[str, str] | None = None
     for node in flat.graph.node:
         op_type = _op_type(node)
@@ -148,11 +172,9 @@ def _unsupported(flat: onnx.ModelProto) -> list[Problem]:
         nearest = f"try {_NEAREST[op_type]}; " if op_type in _NEAREST else ""
         if node.domain not in ONNX_DOMAINS:
             nearest = "it is no operator of ONNX: try a newer exporter, or another layer in its place; "
-        problems.append(
-            Problem(
-                "unsupported-operator", f"{op_type} '{node.name}'", f"is not supported (it reads {seen})",
-                f"{nearest}supported: {', '.join(sorted(IMPORTS))}",
-            )
+        problems[node.name] = Problem(
+            "unsupported-operator", f"{op_type} '{node.name}'", f"is not supported (it reads {seen})",
+            f"{nearest}supported: {', '.join(sorted(IMPORTS))}",
         )  # fmt: skip
     return problems
 
@@ -203,7 +225,7 @@ def _settled(nodes: Iterable[OnnxNode], constants: dict[str, Array]) -> list[Onn
         n_shared = 3 if node.op_type == "BatchNormalization" else len(node.inputs)
         inputs = (*(same.get(name, name) for name in node.inputs[:n_shared]), *node.inputs[n_shared:])
         constants.update((name, constants[same[name]]) for name in inputs if name in same)
-        if node.op_type == "Constant":
+        if node.op_type == "Constant" and node.attributes.keys() <= {*_CONSTANTS}:
             constants[node.outputs[0]] = _constant(node)
         elif node.op_type == "Identity" and inputs[0] in constants:
             same[node.outputs[0]] = inputs[0]
@@ -213,33 +235,45 @@ def _settled(nodes: Iterable[OnnxNode], constants: dict[str, Array]) -> list[Onn
 
 
 def _constant(node: OnnxNode) -> Array:
-    where = f"Constant '{node.name}'"
     ((kind, value),) = node.attributes.items()
     if kind == "value":
-        return _array(value, where)
-    if kind in ("value_float", "value_floats", "value_int", "value_ints"):
-        return np.array(value, np.float32 if "float" in kind else np.int64)
-    raise ModelError("unsupported-attribute", where, f"{kind} is not supported", "store it as a tensor")
+        return _array(value, f"Constant '{node.name}'")
+    return np.array(value, np.float32 if "float" in kind else np.int64)
 
 
-def _check_nodes(nodes: Iterable[OnnxNode], constants: Mapping[str, Array]) -> None:
-    """Refuse what neither onnx.checker nor ONNX's inference looks at: NaN and infinity, empty weights and inputs, and
-    the shapes of some constants."""
-    problems: list[Problem] = []
-    used: dict[str, None] = {}
+def _check_nodes(nodes: Iterable[OnnxNode], constants: dict[str, Array], told: list[Problem]) -> set[str]:
+    """Tell what neither onnx.checker nor ONNX's inference looks at: NaN and infinity, empty weights and inputs, and the
+    shapes of some constants. Returns the names of nodes that cannot be imported for it; in `constants`, ones take the
+    place of what is not finite, so that this is told once."""
+    refused: set[str] = set()
+    used: dict[str, list[str]] = {}
     for node in nodes:
-        where = f"{node.op_type} '{node.name}'"
-        floats = ((key, value) for key, value in node.attributes.items() if isinstance(value, float))
-        for key in (key for key, value in floats if not np.isfinite(value)):
-            problems.append(Problem("unsupported-attribute", where, f"{key} is not finite"))
-        if node.op_type not in _UNBOUNDED:
-            used.update(dict.fromkeys(node.inputs))
-        if node.op_type == "Concat" and "" in node.inputs:
-            problems.append(Problem("dangling-input", where, "has an input without a name"))
-        problems += [Problem("shape-mismatch", where, why) for why in _shape_problems(node, constants)]
-    problems += [problem for name in used if name in constants for problem in _constant_problems(name, constants[name])]
-    if problems:
-        raise ModelError.of(problems)
+        problems = list(_node_problems(node, constants))
+        told += problems
+        refused.update([node.name] if problems else [])
+        for name in node.inputs if node.op_type not in _UNBOUNDED else ():
+            used.setdefault(name, []).append(node.name)
+    for name, readers in used.items():
+        problems = list(_constant_problems(name, constants[name])) if name in constants else []
+        told += problems
+        if problems:
+            constants[name] = np.where(np.isfinite(constants[name]), constants[name], 1.0)
+            refused.update(readers if constants[name].size == 0 else ())
+    return refused
+
+
+def _node_problems(node: OnnxNode, constants: Mapping[str, Array]) -> Iterator[Problem]:
+    where = f"{node.op_type} '{node.name}'"
+    for key, value in node.attributes.items():
+        if isinstance(value, float) and not np.isfinite(value):
+            yield Problem("unsupported-attribute", where, f"{key} is not finite")
+    if node.op_type == "Constant":
+        why = f"{', '.join(node.attributes)} is not supported"
+        yield Problem("unsupported-attribute", where, why, "store it as a tensor")
+    if node.op_type == "Concat" and "" in node.inputs:
+        yield Problem("dangling-input", where, "has an input without a name")
+    for why in _shape_problems(node, constants):
+        yield Problem("shape-mismatch", where, why)
 
 
 def _shape_problems(node: OnnxNode, constants: Mapping[str, Array]) -> Iterator[str]:
@@ -261,19 +295,64 @@ def _constant_problems(name: str, array: Array) -> Iterator[Problem]:
         yield Problem("empty-weight", f"initializer '{name}'", f"shape {array.shape} holds no elements")
 
 
+_MASK = "masked"  # an operator that no rewrite and no rule knows
+
+
+def _masked(nodes: Iterable[OnnxNode], refused: Collection[str], known: set[str]) -> list[OnnxNode]:
+    """Nodes that are refused keep their place alone, as do those that ONNX has not checked, for it did not know all of
+    their inputs."""
+    return [
+        replace(node, op_type=_MASK) if node.name in refused or not known.issuperset(node.inputs) else node
+        for node in nodes
+    ]
+
+
 # --- the import -------------------------------------------------------------------------------------------------------
 
 
-def _import(graph: onnx.GraphProto, folded: Folded, constants: dict[str, Array], views: Mapping[str, View]) -> Graph:
-    (source,), (output,) = _sources(graph), graph.output
-    nodes = folded.nodes
-    initializers = [tensor.name for tensor in graph.initializer]
-    importer = Importer(constants, initializers, folded.affine, views)
+def _begin(importer: Importer, graph: onnx.GraphProto) -> None:
     # No value that an operator names may take the name of an initializer that is read later.
-    importer.build.types.update((name, TensorType(())) for name in initializers)
-    shape = _shape(source)
-    importer.bind(source.name, importer.build.input(source.name, TensorType(stored_shape(shape))), shape)
-    _run_rules(importer, nodes)
+    importer.build.types.update((tensor.name, TensorType(())) for tensor in graph.initializer)
+    for source in _sources(graph):
+        shape = _shape(source)
+        importer.bind(source.name, importer.build.input(source.name, TensorType(stored_shape(shape))), shape)
+
+
+def _run_rules(
+    importer: Importer, nodes: Iterable[OnnxNode], shapes: Mapping[str, Shape], turned: bool
+) -> list[Problem]:
+    """Import every node; returns all that is wrong with those that cannot be.
+
+    A value stands in for what such a node computes, in the shape that ONNX knows, so that nodes behind it can be looked
+    at. Where the shape is not known they are passed over: what a rule would say of them might be wrong. So it might if
+    the node made a constant, which some rules ask for, and of axes that would be `turned` if the node were another.
+    """
+    problems: list[Problem] = []
+    computed, masked = {*importer.build.inputs}, set[str]()  # what depends on the input, and on a masked node
+    for node in nodes:
+        is_computed, is_masked = not computed.isdisjoint(node.inputs), not masked.isdisjoint(node.inputs)
+        computed.update(node.outputs if is_computed else ())
+        masked.update(node.outputs if is_masked or node.op_type == _MASK else ())
+        if node.op_type != _MASK and all(map(importer.knows, node.inputs)):
+            found = importer.run(node)
+            if not found:
+                continue
+            follows = ("unsupported-broadcast",) if turned and is_masked else ()
+            problems += [problem for problem in found if problem.code not in follows]
+        for name in node.outputs if is_computed else ():
+            if _can_stand(shapes.get(name, ())):
+                importer.stand_in(name, shapes[name])
+    return problems
+
+
+def _can_stand(shape: Shape) -> bool:
+    """Whether rules meet such shapes."""
+    return 0 < len(shape) <= 4 and all(shape)
+
+
+def _import(graph: onnx.GraphProto, importer: Importer, nodes: Iterable[OnnxNode]) -> Graph:
+    """The graph of an import that has run."""
+    (source,), (output,) = _sources(graph), graph.output
     if not any(output.name in node.outputs for node in nodes) or importer.is_constant(output.name):
         raise ModelError("constant-output", f"output '{output.name}'", "it does not depend on the input")
     result = importer.value(output.name)
@@ -282,43 +361,23 @@ def _import(graph: onnx.GraphProto, folded: Folded, constants: dict[str, Array],
     model = prune(importer.build.graph("model", (result,)))
     if not any(source.name in node.inputs for node in model.nodes):
         raise ModelError("constant-output", f"output '{output.name}'", "it does not depend on the input")
-    _check_sizes(model)
+    if problems := list(_size_problems(model.types, model.nodes)):
+        raise ModelError.of(problems)
     return _without_lost_origins(model)
 
 
-def _run_rules(importer: Importer, nodes: Iterable[OnnxNode]) -> None:
-    """Import every node that can be; what cannot, and was not spoiled by an earlier one, is a problem."""
-    problems: list[Problem] = []
-    spoiled: set[str] = set()
+def _size_problems(types: Mapping[str, TensorType], nodes: Iterable[Node]) -> Iterator[Problem]:
+    """Tensors, and windows over padded images, whose elements cannot be counted in 32 bits."""
+    for name, type_ in types.items():
+        if type_.n_elems > MOST_ELEMS:
+            yield Problem("tensor-too-large", name, f"{type_} has more than 2^29 elements")
     for node in nodes:
-        importer.node = node
-        importer.build.layer = node.name
-        if not spoiled.intersection(node.inputs):
-            try:
-                IMPORTS[node.op_type].rule(importer, node)
-                continue
-            except OdlError as error:
-                problems.extend(error.problems)
-        spoiled.update(node.outputs)
-    if problems:
-        raise ModelError.of(problems)
-
-
-def _check_sizes(model: Graph) -> None:
-    """Refuse tensors, and windows over padded images, whose elements cannot be counted in 32 bits."""
-    problems = [
-        Problem("tensor-too-large", name, f"{type_} has more than 2^29 elements")
-        for name, type_ in model.types.items() if type_.n_elems > MOST_ELEMS
-    ]  # fmt: skip
-    for node in model.nodes:
         for window in (value for f in fields(node.op) if isinstance(value := getattr(node.op, f.name), Window)):
-            _, height, width, channels = model.types[node.inputs[0]].shape
+            _, height, width, channels = types[node.inputs[0]].shape
             top, left, bottom, right = window.pads
             padded = (top + height + bottom, left + width + right, channels)
             if prod(padded) > MOST_ELEMS or max(window.stride) > MOST_ELEMS:
-                problems.append(Problem("tensor-too-large", node.layer, f"its padded input is {padded}"))
-    if problems:
-        raise ModelError.of(problems)
+                yield Problem("tensor-too-large", node.layer, f"its padded input is {padded}")
 
 
 def _without_lost_origins(model: Graph) -> Graph:

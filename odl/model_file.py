@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from math import prod
 from pathlib import Path
@@ -76,36 +76,68 @@ def flatten(proto: onnx.ModelProto) -> onnx.ModelProto:
     return flat
 
 
-def check(flat: onnx.ModelProto) -> None:
-    """What onnx.checker and ONNX's inference of types and shapes have to say against a flat model.
+def check(flat: onnx.ModelProto, refused: Collection[str] = ()) -> dict[str, Problem]:
+    """What onnx.checker and ONNX's inference of types and shapes have to say against a flat model, but for the nodes of
+    these names: with them something else is wrong, and has been told.
 
-    Shapes that the file declares for results are set aside: they decide nothing, and exporters get them wrong.
+    Returns what nodes, by name, are refused for their shapes; raises ModelError with all else. Shapes that the file
+    declares for results are set aside: they decide nothing, and exporters get them wrong.
     """
     bare = onnx.ModelProto()
     bare.CopyFrom(flat)
     del bare.graph.value_info[:]
+    domains = {node.domain for node in bare.graph.node if node.name in refused}
+    for domain in sorted(domains - {entry.domain for entry in bare.opset_import} - {*ONNX_DOMAINS}):
+        bare.opset_import.add(domain=domain, version=1)  # without, inference goes no further than to such a node
     for output in bare.graph.output:
         output.type.tensor_type.shape.SetInParent()  # the checker wants one
     try:
         onnx.checker.check_model(bare)
     except (onnx.checker.ValidationError, ValueError) as error:
-        raise ModelError("onnx-checker", "model", first_line(error)) from error
+        found = _checker_problems(bare) or {"": Problem("onnx-checker", "model", first_line(error))}
+        _raise_unless(refused, found, error)
     for output in bare.graph.output:
         output.type.tensor_type.ClearField("shape")
-    for code, strict in (("type-mismatch", False), ("shape-mismatch", True)):
+    _raise_unless(refused, *_inferred(bare, "type-mismatch", strict=False))
+    found, cause = _inferred(bare, "shape-mismatch", strict=True)
+    _raise_unless(refused, {name: problem for name, problem in found.items() if not name}, cause)
+    return {name: problem for name, problem in found.items() if name not in refused}
+
+
+_Told = dict[str, Problem]  # by the name of the node; of the model as a whole by none
+
+
+def _raise_unless(refused: Collection[str], told: _Told, cause: Exception | None) -> None:
+    problems = [problem for name, problem in told.items() if name not in refused]
+    if problems:
+        raise ModelError.of(problems) from cause
+
+
+def _checker_problems(model: onnx.ModelProto) -> _Told:
+    """The checker's complaints node by node: of a model it tells the first alone."""
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = model.ir_version
+    context.opset_imports = {entry.domain: entry.version for entry in model.opset_import}
+    found = {}
+    for node in model.graph.node:
         try:
-            onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=strict)
-        except (onnx.shape_inference.InferenceError, ValueError) as error:
-            raise ModelError.of(_inference_problems(code, str(error))) from error
+            onnx.checker.check_node(node, context)
+        except (onnx.checker.ValidationError, ValueError) as error:
+            found[node.name] = Problem("onnx-checker", f"{node.op_type} '{node.name}'", first_line(error))
+    return found
 
 
-def _inference_problems(code: str, text: str) -> list[Problem]:
+def _inferred(model: onnx.ModelProto, code: str, strict: bool) -> tuple[_Told, Exception | None]:
     """ONNX's complaints node by node, without those about inputs that an earlier one left without a type."""
-    found = re.findall(r"\(op_type:([^,)]+)(?:, node name: (.*?))?\): (.*)", text)
-    own = [item for item in found if "instead is null" not in item[2]] or found
-    if not own:
-        return [Problem(code, "model", text.strip())]
-    return [Problem(code, f"{op_type} '{name}'", why.split("] ")[-1]) for op_type, name, why in own]
+    try:
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=strict)
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        text = str(error)
+        found = re.findall(r"\(op_type:([^,)]+)(?:, node name: (.*?))?\): (.*)", text)
+        own = [item for item in found if "instead is null" not in item[2]] or found
+        told = {name: Problem(code, f"{op_type} '{name}'", why.split("] ")[-1]) for op_type, name, why in own}
+        return told or {"": Problem(code, "model", text.strip())}, error
+    return {}, None
 
 
 def inferred_shapes(flat: onnx.ModelProto) -> dict[str, str]:

@@ -318,6 +318,121 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     assert isinstance(error, ModelError)
 
 
+def told(folder: Path, proto: onnx.ModelProto) -> list[tuple[str, str, str]]:
+    """(code, node, why) of all that is wrong."""
+    return [(p.code, p.where, p.why) for p in refusal(lambda: load(folder, proto)).problems]
+
+
+DILATED = "dilations other than 1 are not supported"
+
+
+def test_attributes_and_operators_of_all_nodes_at_once(tmp_path: Path) -> None:
+    """A refused node's result has the shape that ONNX knows, so that the nodes behind it are looked at too."""
+    proto = model(
+        node("Conv", "x w", "a", "first", dilations=[2, 2]), node("Erf", "a", "b", "erf"),
+        node("Pad", "b p", "c", "pad", mode="reflect"), node("Conv", "c w", "d", "second", dilations=[3, 1]),
+        node("MaxPool", "d", "e i", "pool", kernel_shape=[2, 2], dilations=[2, 2]), node("Flatten", "e", "f", "flat"),
+        node("Softmax", "f", "y", "softmax", axis=0),
+        x=("batch", 3, 16, 16), w=draw(3, 3, 3, 3), p=np.array([0, 0, -1, 0, 0, 0, 1, 0]),
+    )  # fmt: skip
+    assert told(tmp_path, proto) == [
+        ("dynamic-shape", "input 'x'", "shape (batch, 3, 16, 16) is not static and positive"),
+        ("unsupported-operator", "Erf 'erf'", "is not supported (it reads (1, 3, 12, 12))"),
+        ("unsupported-attribute", "Conv 'first'", DILATED),
+        ("unsupported-attribute", "Pad 'pad'", "mode 'reflect' is not supported"),
+        ("unsupported-attribute", "Pad 'pad'", "negative pads [0, 0, -1, 0, 0, 0, 1, 0] are not supported"),
+        ("unsupported-attribute", "Conv 'second'", DILATED),
+        ("unsupported-attribute", "MaxPool 'pool'", "the output Indices is not supported"),
+        ("unsupported-attribute", "MaxPool 'pool'", DILATED),
+        ("unsupported-attribute", "Softmax 'softmax'", "axis 0 of (1, 96) is not the last of rank 2 or 3"),
+    ]
+
+
+def test_weights_and_attributes_of_one_node_at_once(tmp_path: Path) -> None:
+    broken = draw(3, 3, 3, 3)
+    broken[0, 0, 0, 0] = np.nan
+    convs = node("Conv", "x w", "a", "conv", dilations=[2, 2]), node("Conv", "a v", "y", "sound")
+    proto = model(*convs, x=(1, 3, 8, 8), w=broken, v=broken)
+    assert told(tmp_path, proto) == [
+        ("weight-not-finite", "initializer 'w'", "holds NaN or infinity"),
+        ("weight-not-finite", "initializer 'v'", "holds NaN or infinity"),
+        ("unsupported-attribute", "Conv 'conv'", DILATED),
+    ]
+
+
+def test_no_word_of_nodes_behind_an_unknown_shape(tmp_path: Path) -> None:
+    """The second Softmax would be refused for a batch of one, and the third Conv for an image too small."""
+    proto = model(
+        node("Own", "x", "a", "own", domain="custom"), node("Softmax", "a", "b", "softmax", axis=0),
+        node("Conv", "b w", "c", "conv"), node("Relu", "x", "d"), node("Softmax", "d", "e", "sideways", axis=1),
+        node("Add", "c e", "y", "add"), x=(1, 3, 4, 4), w=draw(3, 3, 9, 9),
+    )  # fmt: skip
+    assert [where for _, where, _ in told(tmp_path, proto)] == ["custom.Own 'own'", "Softmax 'sideways'"]
+
+
+@pytest.mark.parametrize("domain", ["", "custom", "nobody"])
+def test_an_operator_that_onnx_does_not_know_does_not_hide_the_others(tmp_path: Path, domain: str) -> None:
+    """ONNX's own complaints of it are none of a reader's concern."""
+    proto = model(
+        node("Rely", "x", "a", "rely", domain=domain), node("Conv", "x w", "b", "conv", dilations=[2, 2]),
+        node("GlobalAveragePool", "b", "c"), node("Add", "a c", "y"), x=(1, 3, 8, 8), w=draw(3, 3, 3, 3),
+    )  # fmt: skip
+    name = f"{domain}.Rely" if domain else "Rely"
+    assert [where for _, where, _ in told(tmp_path, proto)] == [f"{name} 'rely'", "Conv 'conv'"]
+
+
+def test_what_a_refused_node_makes_of_constants_may_be_a_constant(tmp_path: Path) -> None:
+    """So that the kernel has to be one is not said; the bounds of the Clip depend on the input, and are refused."""
+    proto = model(
+        node("Hardmax", "w", "k", "hardmax"), node("Conv", "x k", "a", "conv"), node("Erf", "a", "b", "erf"),
+        node("ReduceMax", "b", "m", "most", keepdims=0), node("Clip", "b . m", "y", "clip"),
+        x=(1, 3, 8, 8), w=draw(3, 3, 3, 3),
+    )  # fmt: skip
+    found = told(tmp_path, proto)
+    assert [where for _, where, _ in found[:3]] == ["Hardmax 'hardmax'", "Erf 'erf'", "ReduceMax 'most'"]
+    assert found[3:] == []
+
+
+@pytest.mark.parametrize("between", ["Relu", "Div"])
+def test_a_network_of_signals_at_once(tmp_path: Path, between: str) -> None:
+    """Behind an operator that is not supported no value is known as an image in disguise: that the shift would be
+    refused for it is not told."""
+    proto = model(
+        node("Conv", "x v", "a", "one", dilations=[2]), node("Relu", "a", "b"),
+        node(between, "b b" if between == "Div" else "b", "c", "between"), node("Add", "c s", "d", "shift"),
+        node("Conv", "d w", "y", "two", dilations=[2]), x=(1, 3, 16), v=draw(3, 3, 3), w=draw(3, 3, 3), s=draw(3, 1),
+    )  # fmt: skip
+    unsupported = ["Div 'between'"] if between == "Div" else []
+    assert [where for _, where, _ in told(tmp_path, proto)] == [*unsupported, "Conv 'one'", "Conv 'two'"]
+
+
+def test_shapes_that_do_not_fit_and_operators_at_once(tmp_path: Path) -> None:
+    proto = model(
+        node("Erf", "x", "e", "erf"), node("Gemm", "e w", "a", "narrow"), node("Gemm", "e v", "b", "wide"),
+        node("Gemm", "a v", "c", "behind"), node("Softmax", "x", "s", "softmax", axis=0), node("Add", "b s", "z"),
+        node("Add", "c z", "y"), w=draw(5, 3), v=draw(6, 4),
+    )  # fmt: skip
+    assert [where for _, where, _ in told(tmp_path, proto)] == [
+        "Erf 'erf'", "Gemm 'narrow'", "Gemm 'wide'", "Softmax 'softmax'",
+    ]  # fmt: skip
+
+
+def test_the_checkers_complaints_node_by_node(tmp_path: Path) -> None:
+    proto = model(node("Relu", "x", "a", "one", alpha=1.0), node("Relu", "a", "y", "two", slope=1.0))
+    assert [(code, where) for code, where, _ in told(tmp_path, proto)] == [
+        ("onnx-checker", "Relu 'one'"), ("onnx-checker", "Relu 'two'"),
+    ]  # fmt: skip
+
+
+def test_types_that_onnx_could_not_check_are_not_looked_at(tmp_path: Path) -> None:
+    """A kernel's padding of words, say, behind an operator that nobody knows."""
+    proto = model(
+        node("Own", "x", "a", "own", domain="custom"), node("Pad", "a p", "b"), node("Conv", "b w", "y"),
+        x=(1, 3, 8, 8), w=draw(3, 3, 3, 3), p=np.array(["1"] * 8),
+    )  # fmt: skip
+    assert told(tmp_path, proto)[0][1] == "custom.Own 'own'"
+
+
 def test_compile_refuses_as_the_frontend_does(tmp_path: Path) -> None:
     error = refusal(lambda: compiled(tmp_path, model(GEMM, x=("n", 4), w=draw(3, 4))))
     assert (error.code, error.exit_code) == ("dynamic-shape", 3)

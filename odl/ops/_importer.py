@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from odl import fp16
-from odl.errors import ModelError
-from odl.graph import Builder, Operator, Origin, Persistent
+from odl.errors import ModelError, OdlError, Problem
+from odl.graph import Builder, Operator, Origin, Persistent, fresh
 from odl.types import Array, DType, Shape, TensorType
 
 CHANNELS_LAST = (0, 2, 3, 1)
@@ -154,6 +154,7 @@ class Importer:
         self.affine = affine
         self.views = views or {}
         self.node = OnnxNode("", "", (), (), {})
+        self._noted: list[Problem] = []
         self._values: dict[str, str] = {}
         self._shapes: dict[str, Shape] = {}
 
@@ -174,6 +175,7 @@ class Importer:
 
     def value(self, name: str) -> str:
         """The graph value of an operand, in storage order; a constant becomes a weight."""
+        self._settle()
         if name not in self.constants:
             return self._values[name]
         rank = self.constants[name].ndim
@@ -181,6 +183,7 @@ class Importer:
 
     def weight(self, name: str, perm: Sequence[int], shape: Shape | None = None, scale: float = 1.0) -> str:
         """A constant as a binary16 weight: scaled, transposed by `perm`, reshaped; one and the same if asked twice."""
+        self._settle()
         array = self.constant(name, "a weight")
         factor, offset = self.affine.get(name, (np.ones(()), np.zeros(())))
         origin = Origin(name, tuple(array.shape), tuple(perm), factor * scale, offset * scale)
@@ -204,18 +207,33 @@ class Importer:
         return name
 
     def refuse(self, code: str, why: str, hint: str = "") -> NoReturn:
-        """Refuse the model on account of the current node."""
-        raise ModelError(code, f"{self.node.op_type} '{self.node.name}'", why, hint)
+        """Refuse the model on account of the current node, with all that was noted of it."""
+        raise ModelError.of([*self._noted, self._problem(code, why, hint)])
 
     def require(self, condition: bool, why: str, hint: str = "") -> None:
         """Refuse the node as `unsupported-attribute` unless `condition` holds."""
         if not condition:
             self.refuse("unsupported-attribute", why, hint)
 
+    def expect(self, condition: bool, why: str, hint: str = "") -> None:
+        """The same where the checks behind do not build on it: they are made first, so that all that is wrong with the
+        node is told at once. No value or weight is handed out any more, and nothing is added."""
+        if not condition:
+            self._noted.append(self._problem("unsupported-attribute", why, hint))
+
+    def _problem(self, code: str, why: str, hint: str) -> Problem:
+        return Problem(code, f"{self.node.op_type} '{self.node.name}'", why, hint)
+
+    def _settle(self) -> None:
+        """Refuse the node if anything was noted."""
+        if self._noted:
+            raise ModelError.of(self._noted)
+
     # What a rule does
 
     def add(self, op: Operator, inputs: Sequence[str]) -> str:
         """Append an operator; its output is named after the node's ONNX output."""
+        self._settle()
         return self.build.add(op, inputs, self.node.outputs[0])
 
     def bind(self, name: str, value: str, shape: Shape) -> None:
@@ -233,3 +251,23 @@ class Importer:
             self.constants[name] = self.constants[source]
         else:
             self.bind(name, self._values[source], self._shapes[source])
+
+    # What the import does
+
+    def run(self, node: OnnxNode) -> tuple[Problem, ...]:
+        """Import a node by its rule; returns what is wrong with it."""
+        self.node, self.build.layer, self._noted = node, node.name, []
+        try:
+            IMPORTS[node.op_type].rule(self, node)
+            self._settle()
+        except OdlError as error:
+            return error.problems
+        return ()
+
+    def knows(self, name: str) -> bool:
+        """Whether a rule can ask for an operand; one that is left out is no trouble."""
+        return not name or name in self.constants or name in self._values
+
+    def stand_in(self, name: str, shape: Shape) -> None:
+        """A value of this shape in place of one that cannot be computed, so that what reads it can be looked at."""
+        self.bind(name, self.build.input(fresh(name, self.build.types), TensorType(stored_shape(shape))), shape)

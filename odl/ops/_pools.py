@@ -24,7 +24,7 @@ def read_pool(imp: Importer, node: OnnxNode, shape: Shape) -> tuple[Window, Pads
     imp.require(len(size) == 2, f"kernel_shape {size} is not two-dimensional")
     window = read_window(imp, node, (size[0], size[1]), shape)
     top, left, bottom, right = window.pads
-    imp.require(
+    imp.expect(
         max(top, bottom) < size[0] and max(left, right) < size[1],
         f"a window of {size} may lie wholly in the padding {window.pads}", "pad by less than the window's size",
     )  # fmt: skip

@@ -144,21 +144,23 @@ def hits(at: int, kernel: int, stride: int, pad: int) -> list[tuple[int, int]]:
     return sorted(found)
 
 
+_AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
+
+
 def read_window(imp: Importer, node: OnnxNode, size: Pair, shape: Shape) -> Window:
     """The window of an ONNX node with strides, pads, auto_pad and dilations (which must be 1)."""
     attributes = node.attributes
     imp.require(len(shape) == 4 and shape[0] == 1, f"input {shape} is not one image (1, C, H, W)", BATCH_HINT)
-    imp.require(all(d == 1 for d in attributes.get("dilations", ())), "dilations other than 1 are not supported")
+    imp.expect(all(d == 1 for d in attributes.get("dilations", ())), "dilations other than 1 are not supported")
     stride = tuple(attributes.get("strides", (1, 1)))
     pads = tuple(attributes.get("pads", (0, 0, 0, 0)))
     auto = attributes.get("auto_pad", "NOTSET")
+    imp.expect(auto in _AUTO_PADS, f"auto_pad {auto!r} is unknown")
     imp.require(len(stride) == 2 and min(stride) > 0 and min(size) > 0, f"kernel {size}, strides {stride}")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         pads = _same(shape[2:], size, stride, upper=auto == "SAME_UPPER")
     elif auto == "VALID":
         pads = (0, 0, 0, 0)
-    else:
-        imp.require(auto == "NOTSET", f"auto_pad {auto!r} is unknown")
     imp.require(len(pads) == 4 and min(pads) >= 0, f"pads {pads} are not four numbers of at least 0")
     window = Window((size[0], size[1]), (stride[0], stride[1]), (pads[0], pads[1], pads[2], pads[3]))
     height, width = shape[2] + pads[0] + pads[2], shape[3] + pads[1] + pads[3]

@@ -40,8 +40,8 @@ def _import(imp: Importer, node: OnnxNode) -> None:
     """
     x, *vectors = node.inputs
     shape, y = imp.shape(x), node.outputs[0]
-    imp.require(not node.attributes.get("training_mode", 0), "training_mode = 1 is not supported", EVAL_HINT)
-    imp.require(not any(node.outputs[1:]), "the statistics of the batch are not computed", EVAL_HINT)
+    imp.expect(not node.attributes.get("training_mode", 0), "training_mode = 1 is not supported", EVAL_HINT)
+    imp.expect(not any(node.outputs[1:]), "the statistics of the batch are not computed", EVAL_HINT)
     imp.require(len(shape) in (2, 4), f"input {shape} is of rank {len(shape)}, not 2 or 4")
     arrays = [imp.constant(name, what) for name, what in zip(vectors, _VECTORS, strict=False)]
     for array in arrays:

@@ -141,7 +141,7 @@ def _distinct(shape: tuple[int, ...]) -> dict[int, Array]:
 @imports("GlobalMaxPool", samples=_samples, limits="over the two spatial axes of one image")
 def _import(imp: Importer, node: OnnxNode) -> None:
     x, shape = node.input(0), imp.shape(node.input(0))
-    imp.require(not any(node.outputs[1:]), "the output Indices is not supported")
+    imp.expect(not any(node.outputs[1:]), "the output Indices is not supported")
     if node.op_type == "GlobalMaxPool":
         imp.require(len(shape) == 4 and shape[0] == 1, f"input {shape} is not one image (1, C, H, W)", BATCH_HINT)
         window = image_window(shape)

@@ -95,11 +95,11 @@ def _samples() -> Iterable[Sample]:
 def _import(imp: Importer, node: OnnxNode) -> None:
     x, shape = node.input(0), imp.shape(node.input(0))
     mode = node.attributes.get("mode", "constant")
-    imp.require(mode == "constant", f"mode {mode!r} is not supported")
+    imp.expect(mode == "constant", f"mode {mode!r} is not supported")
     imp.require(len(shape) == 4, f"input {shape} is not an image (1, C, H, W)")
     pads = _pads(imp, node)
     value = imp.constant(node.input(2), "the padding value").ravel() if node.input(2) else np.zeros(1)
-    imp.require(value.size == 1, f"{value.size} padding values are not one")
+    imp.expect(value.size == 1, f"{value.size} padding values are not one")
     if not any(pads):
         imp.alias(node.outputs[0], x)
         return
@@ -117,7 +117,7 @@ def _pads(imp: Importer, node: OnnxNode) -> Pads:
     imp.require(len(amounts) == 2 * len(axes), f"{len(amounts)} pads for {len(axes)} axes")
     begin = dict(zip(axes, amounts[: len(axes)], strict=True))
     end = dict(zip(axes, amounts[len(axes) :], strict=True))
-    imp.require(min(amounts, default=0) >= 0, f"negative pads {amounts} are not supported")
+    imp.expect(min(amounts, default=0) >= 0, f"negative pads {amounts} are not supported")
     others = [side.get(axis, 0) for side in (begin, end) for axis in (0, 1)]
-    imp.require(not any(others), f"pads {amounts} reach beyond the spatial axes")
+    imp.expect(not any(others), f"pads {amounts} reach beyond the spatial axes")
     return begin.get(2, 0), begin.get(3, 0), end.get(2, 0), end.get(3, 0)

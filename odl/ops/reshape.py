@@ -154,7 +154,7 @@ def _identity_samples() -> Iterable[Sample]:
 @imports("Identity", samples=_identity_samples, limits="up to rank 4")
 @imports("Dropout", samples=_identity_samples, limits="the identity, as in inference; no mask")
 def _import_identity(imp: Importer, node: OnnxNode) -> None:
-    imp.require(not any(node.outputs[1:]), "the output mask is not supported")
+    imp.expect(not any(node.outputs[1:]), "the output mask is not supported")
     if node.input(2):
         training = imp.constant(node.input(2), "training_mode")
         imp.require(not training.any(), "training_mode = 1 is not supported", "export the model for inference")

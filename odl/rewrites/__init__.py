@@ -22,11 +22,12 @@ from odl.types import Array, Shape
 @dataclass(frozen=True)
 class Rewritten:
     """Nodes in an order in which they can run, the constants that they read, and which initializers they see through
-    a view: `constants` then holds what is seen."""
+    a view: `constants` then holds what is seen. `shapes` are those of computed values, as far as they are known."""
 
     nodes: list[OnnxNode]
     constants: dict[str, Array]
     views: dict[str, View]
+    shapes: Mapping[str, Shape]
 
 
 def rewritten(
@@ -38,6 +39,6 @@ def rewritten(
 ) -> Rewritten:
     """The nodes after all rewrites of plain nodes. `shapes` are those of computed values, as far as they are known."""
     found, held, views = seen_weights(nodes, constants, initializers)
-    found, held, views = as_images(found, held, views, initializers, shapes, outputs)
+    found, held, views, known = as_images(found, held, views, initializers, shapes, outputs)
     found = with_padding_inside(found, held, outputs)
-    return Rewritten(found, held, views)
+    return Rewritten(found, held, views, known)

@@ -47,8 +47,8 @@ def as_images(
     initializers: Collection[str],
     shapes: Mapping[str, Shape],
     outputs: Collection[str],
-) -> tuple[list[OnnxNode], dict[str, Array], dict[str, View]]:
-    """Nodes that compute the same `outputs` with fewer disguises, and the constants and views that they read.
+) -> tuple[list[OnnxNode], dict[str, Array], dict[str, View], Mapping[str, Shape]]:
+    """Nodes that compute the same `outputs` with fewer disguises, and constants, views and shapes of what they read.
 
     As they came where there is no disguise. `shapes` are those of computed values, as far as they are known.
     """
@@ -56,11 +56,11 @@ def as_images(
     signals = any(node.op_type in (*_WINDOWS, *_GLOBAL, "BatchNormalization", "Pad")
                   and len(shapes.get(node.input(0), ())) == 3 for node in nodes)  # fmt: skip
     if not turns and not signals:
-        return list(nodes), dict(constants), dict(views)
+        return list(nodes), dict(constants), dict(views), shapes
     work = _Work(nodes, constants, views, initializers, shapes)
     for node in nodes:
         work.take(node)
-    return needed(_without_identities(work.found, outputs), outputs), work.constants, work.views
+    return needed(_without_identities(work.found, outputs), outputs), work.constants, work.views, work.shapes
 
 
 def _without_identities(nodes: Sequence[OnnxNode], outputs: Collection[str]) -> list[OnnxNode]:
@@ -147,6 +147,8 @@ class _Work:
 
     def know(self, name: str, image: _Image) -> None:
         """A value is an image: whoever wants it as it is gets it by nodes that turn the image."""
+        if shape := self.shapes.get(name):
+            self.shapes[image.name] = tuple(1 if axis is None else shape[axis] for axis in image.axes)
         if image.axes == _PLAIN:
             self.add("Identity", (image.name,), name)
             return
