@@ -160,23 +160,29 @@ def _shape(value: onnx.ValueInfoProto) -> Shape:
 
 
 def _unsupported(flat: onnx.ModelProto) -> dict[str, Problem]:
-    """Every node whose operator has no import rule, by name, with the shapes that it reads."""
+    """Every node whose operator has no import rule, by name, with the shapes that it reads. An operator's hint is given
+    once."""
+    supported = {*IMPORTS, "Constant"}
+    found = [node for node in flat.graph.node if _op_type(node) not in supported]
+    shapes = inferred_shapes(flat) if found else {}
     problems: dict[str, Problem] = {}
-    shapes: dict[str, str] | None = None
-    for node in flat.graph.node:
+    hinted: set[str] = set()
+    for node in found:
         op_type = _op_type(node)
-        if op_type in IMPORTS or op_type == "Constant":
-            continue
-        shapes = inferred_shapes(flat) if shapes is None else shapes
         seen = " and ".join(shapes.get(name, "an unknown shape") for name in node.input if name) or "no inputs"
-        nearest = f"try {_NEAREST[op_type]}; " if op_type in _NEAREST else ""
-        if node.domain not in ONNX_DOMAINS:
-            nearest = "it is no operator of ONNX: try a newer exporter, or another layer in its place; "
-        problems[node.name] = Problem(
-            "unsupported-operator", f"{op_type} '{node.name}'", f"is not supported (it reads {seen})",
-            f"{nearest}supported: {', '.join(sorted(IMPORTS))}",
-        )  # fmt: skip
+        hints = [] if op_type in hinted else [_hint(node)]
+        hints += [] if hinted else ["`odl ops` lists what is supported"]
+        hinted.add(op_type)
+        why, hint = f"is not supported (it reads {seen})", "; ".join(filter(None, hints))
+        problems[node.name] = Problem("unsupported-operator", f"{op_type} '{node.name}'", why, hint)
     return problems
+
+
+def _hint(node: onnx.NodeProto) -> str:
+    """What to use in place of an operator, if that is known."""
+    if node.domain not in ONNX_DOMAINS:
+        return "it is no operator of ONNX: try a newer exporter, or another layer in its place"
+    return f"try {_NEAREST[node.op_type]}" if node.op_type in _NEAREST else ""
 
 
 def _op_type(node: onnx.NodeProto) -> str:

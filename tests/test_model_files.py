@@ -323,6 +323,21 @@ def told(folder: Path, proto: onnx.ModelProto) -> list[tuple[str, str, str]]:
     return [(p.code, p.where, p.why) for p in refusal(lambda: load(folder, proto)).problems]
 
 
+def test_ten_unsupported_nodes_are_ten_short_lines(tmp_path: Path) -> None:
+    """What to do is told once; `odl ops` has the list of what is supported."""
+    erfs = [node("Erf", f"e{at}", f"e{at + 1}", f"erf{at}") for at in range(8)]
+    others = node("Hardmax", "e8", "h", "hard"), node("Elu", "h", "y", "elu")
+    proto = model(node("Gemm", "x w", "e0"), *erfs, *others, w=draw(4, 3))
+    assert str(refusal(lambda: load(tmp_path, proto))).splitlines() == [
+        "unsupported-operator: Erf 'erf0': is not supported (it reads (1, 3))",
+        "  hint: try Relu, LeakyRelu or HardSwish in place of Gelu; `odl ops` lists what is supported",
+        *(f"unsupported-operator: Erf 'erf{at}': is not supported (it reads (1, 3))" for at in range(1, 8)),
+        "unsupported-operator: Hardmax 'hard': is not supported (it reads (1, 3))",
+        "unsupported-operator: Elu 'elu': is not supported (it reads (1, 3))",
+        "  hint: try Relu, LeakyRelu or HardSwish",
+    ]
+
+
 DILATED = "dilations other than 1 are not supported"
 
 
