@@ -13,6 +13,7 @@ import numpy as np
 
 from odl import fp16
 from odl.errors import ModelError
+from odl.model_file import is_model
 from odl.npz import TooLargeError, read_npz
 from odl.ops._importer import CHANNELS_LAST, onnx_shape
 from odl.training import INFER, Training
@@ -89,6 +90,8 @@ def load_data(source: Source, training: Training) -> Data:
     return Data(samples, targets)
 
 
+_MODEL = "is an ONNX model, not an .npz file with x and y"
+_MISPLACED = "an ONNX file goes where the command line says MODEL, data to --data: "
 _SAVE = 'numpy.savez("data.npz", x=x, y=y) writes such a file'
 
 
@@ -103,7 +106,8 @@ def _given(arrays: Mapping[str, Any]) -> dict[str, Array]:
 
 def _read(path: Path) -> dict[str, Array]:
     if why := _no_archive(path):
-        raise ModelError("data-unreadable", str(path), why, _SAVE)
+        is_misplaced = path.suffix == ".onnx" or why == _MODEL
+        raise ModelError("data-unreadable", str(path), why, f"{_MISPLACED}{_SAVE}" if is_misplaced else _SAVE)
     try:
         arrays, found = read_npz(path, ("x", "y"))
         names = ", ".join(found[:20]) or "none"
@@ -127,7 +131,9 @@ def _no_archive(path: Path) -> str:
         return "there is no such file"
     except OSError as error:
         return "this is a folder, not an .npz file" if path.is_dir() else f"cannot be read: {error.strerror}"
-    return "" if zipfile.is_zipfile(path) else "is no .npz file, or not a whole one"
+    if zipfile.is_zipfile(path):
+        return ""
+    return _MODEL if is_model(path) else "is no .npz file, or not a whole one"
 
 
 def _stored(array: Array, shape: Shape, path: Path, name: str) -> Array:

@@ -9,7 +9,9 @@ other files `external-data-outside`, `-missing`, `-short`, `-malformed`; `functi
 
 from __future__ import annotations
 
+import io
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
@@ -166,16 +168,41 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def is_model(path: Path) -> bool:
+    """Whether a file, whatever its name, holds an ONNX model."""
+    try:
+        return bool(_parse(path).graph.node)
+    except ModelError:
+        return False
+
+
+def _holds_arrays(content: bytes) -> bool:
+    """Whether these are the bytes of an .npy or an .npz file."""
+    if content.startswith(b"\x93NUMPY"):
+        return True
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except Exception:  # a broken file can raise nearly anything in zipfile
+        return False
+
+
 def _parse(path: Path) -> onnx.ModelProto:
-    proto = onnx.ModelProto()
+    proto, content = onnx.ModelProto(), b""
     try:
         if not path.exists():
             raise ModelError("file-missing", str(path), "there is no such file")
         if not path.is_file():
             raise ModelError("not-a-file", str(path), "this is a folder or a device, not an ONNX file")
-        proto.ParseFromString(path.read_bytes())
+        content = path.read_bytes()
+        proto.ParseFromString(content)
         _check_text(proto)
     except (DecodeError, ValueError, OSError) as error:
+        if _holds_arrays(content):
+            why = "this is a file of NumPy arrays, not an ONNX file"
+            raise ModelError(
+                "file-unreadable", str(path), why, "MODEL is the ONNX file, data goes to --data"
+            ) from error
         raise ModelError("file-unreadable", str(path), f"it cannot be read as ONNX: {first_line(error)}") from error
     return proto
 

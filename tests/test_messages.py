@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,36 @@ def test_files_that_are_no_data(tmp_path: Path, images: Compiled, name: str, con
     (problem,) = refusal(lambda: load_data(tmp_path / name, images.training)).problems
     assert (problem.code, problem.why) == ("data-unreadable", why)
     assert "numpy.savez" in problem.hint
+
+
+@pytest.mark.parametrize(("name", "content", "why"), [
+    ("model.onnx", cnn().SerializeToString(), "is an ONNX model, not an .npz file with x and y"),
+    ("model.bin", cnn().SerializeToString(), "is an ONNX model, not an .npz file with x and y"),
+    ("model.onnx", b"", "is no .npz file, or not a whole one"),
+    ("model.onnx", None, "there is no such file"),
+])  # fmt: skip
+def test_a_model_where_data_belong(
+    tmp_path: Path, images: Compiled, name: str, content: bytes | None, why: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    (problem,) = refusal(lambda: load_data(tmp_path / name, images.training)).problems
+    assert (problem.code, problem.why) == ("data-unreadable", why)
+    assert problem.hint.startswith("an ONNX file goes where the command line says MODEL, data to --data: numpy.savez")
+
+
+def test_data_where_a_model_belongs(tmp_path: Path) -> None:
+    for name, write in (("data.npz", np.savez), ("data.npz", np.savez_compressed), ("x.npy", np.save)):
+        write(tmp_path / name, X)
+        told = odl("check", tmp_path / name).stderr
+        assert told.startswith("error: file-unreadable: ")
+        assert told.endswith(
+            f"{name}: this is a file of NumPy arrays, not an ONNX file\n"
+            "  hint: MODEL is the ONNX file, data goes to --data\n"
+        ), told
+    with zipfile.ZipFile(tmp_path / "net.pt", "w") as archive:  # as PyTorch writes, and Keras
+        archive.writestr("data.pkl", "")
+    assert "it cannot be read as ONNX" in odl("check", tmp_path / "net.pt").stderr
 
 
 def test_objects_are_told_without_a_word_of_pickle(tmp_path: Path, images: Compiled) -> None:
