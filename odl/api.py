@@ -26,7 +26,7 @@ from odl.data import Data, Source, load_data
 from odl.errors import FitError, TargetError, UsageError
 from odl.exporting import export_model
 from odl.frontend import load_model
-from odl.graph import Graph, Role
+from odl.graph import Graph
 from odl.log import Log
 from odl.lower import lower
 from odl.outcomes import Accepted as Accepted  # this is where others look for them
@@ -41,6 +41,7 @@ from odl.passes.split_reductions import split_reductions
 from odl.project import MARKER, note_origins, read_origins, without_a_run, write_project
 from odl.recipe import Recipe
 from odl.rehearsal import rehearse
+from odl.remedies import remedies
 from odl.replay import RECALL, REMEMBER
 from odl.residency import layout
 from odl.schedule import schedule
@@ -169,26 +170,8 @@ def require_fit(compiled: Compiled) -> None:
         raise FitError(
             "does-not-fit", compiled.target.name,
             f"arena and stack need at least {available + missing:,} bytes of RAM of {available:,}{again}: "
-            f"{missing:,} are missing",
-            f"{_less(compiled)}, or choose a target with more memory",
+            f"{missing:,} are missing", remedies(compiled),
         )  # fmt: skip
-
-
-_WAYS_TO_LESS = {
-    Role.REPLAY: "keep fewer old samples (--replay-slots) or smaller ones (--replay-type int8)",
-    Role.GRADIENT: "add gradients up in binary16 (--gradients fp16), or not at all (--batch 1, --updates immediate)",
-    Role.MASTER: "keep no copies of weights (--master stochastic)",
-    Role.STATE: "keep states in binary16 (--state fp16), or none (--optimizer sgd --momentum 0)",
-}
-
-
-def _less(compiled: Compiled) -> str:
-    """What would spare the most of what outlives a step."""
-    held = compiled.program.held_bytes
-    largest = max(held, key=held.__getitem__, default=Role.WEIGHT)
-    is_most = 2 * held.get(largest, 0) > compiled.missing_bytes
-    fewer = "train fewer layers (--trainable, --last)"
-    return _WAYS_TO_LESS[largest] if is_most and largest in _WAYS_TO_LESS else fewer
 
 
 def open_folder(folder: str | Path) -> Compiled:

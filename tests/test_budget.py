@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from commands import VERBS
 from hypothesis import HealthCheck, given, settings
 from models import draw, load, node, refusal, save
 from models import model as onnx_model
@@ -32,8 +36,9 @@ from odl.passes.mask_signs import can_mask, comes_in_time, mask_sign
 from odl.passes.recompute import keep, recompute
 from odl.project import read_origins
 from odl.recipe import Recipe
+from odl.remedies import _WAYS
 from odl.schedule import floor, schedule
-from odl.targets import Target, find_target
+from odl.targets import TARGETS, Target, find_target
 from odl.tiling import tile_chains
 from odl.training import INFER, STEP, build_training
 from odl.types import Array, DType, TensorType
@@ -232,6 +237,66 @@ def test_the_least_is_the_least(path: Path) -> None:
     error = refusal(lambda: api.compile_model(path, target="qemu-zhinx", ram_bytes=fewest - 1))
     assert f"need at least {fewest:,} bytes" in str(error)
     assert "even with what can be computed again: 1 are missing" in str(error)
+
+
+LESS = "train less (--last N, --channels PATTERN=SHARE, --lora-rank N), or "
+BESIDE = "keep less beside the weights"
+CHIP = "choose a chip with more memory"
+
+
+@pytest.mark.parametrize(("recipe", "ways"), [
+    ({}, LESS),
+    ({"last": 2}, "train less (--lora-rank N), or "),
+    ({"channels": ("*=0.5",)}, "train less (--last N), or "),
+    ({"optimizer": "adam", "state": "fp32"}, f"{LESS}{BESIDE} (--optimizer sgd, --state fp16), or "),
+    ({"optimizer": "adam"}, f"{LESS}{BESIDE} (--optimizer sgd), or "),
+    ({"momentum": 0.9}, f"{LESS}{BESIDE} (--momentum 0), or "),
+    ({"momentum": 0.9, "nesterov": True}, f"{LESS}{BESIDE} (--momentum 0 --no-nesterov), or "),
+    ({"batch": 2}, f"{LESS}{BESIDE} (--batch 1, --gradients fp16), or "),
+    ({"batch": 2, "updates": "kept", "gradients": "fp16"}, f"{LESS}{BESIDE} (--batch 1), or "),
+    ({"updates": "kept", "accumulate": "fp16"}, f"{LESS}{BESIDE} (--updates immediate, --gradients fp16), or "),
+    ({"batch": 2, "clip_norm": 1.0, "gradients": "fp16"}, LESS),
+    ({"master": "fp32"}, f"{LESS}{BESIDE} (--master stochastic), or "),
+    ({"replay_layer": "conv5", "replay_slots": 3},
+     "keep fewer or smaller old samples (--replay-slots N, --replay-type int8), or "),
+    ({"replay_layer": "conv5", "replay_slots": 9, "replay_type": "int8"},
+     "keep fewer or smaller old samples (--replay-slots N), or "),
+])  # fmt: skip
+def test_a_refusal_names_what_is_not_in_use_and_helps(path: Path, recipe: dict[str, Any], ways: str) -> None:
+    """Each word, given to the recipe, makes the program smaller."""
+
+    def needed(own: Recipe) -> int:
+        return api.compile_model(path, own, must_fit=False, ram_bytes=9000).ram_bytes_needed
+
+    own = Recipe(**recipe)
+    whole = needed(own)
+    error = refusal(lambda: api.compile_model(path, own, ram_bytes=max(whole - 2048, 13000)))
+    assert error.problems[0].hint == ways + CHIP
+    meant = {flag: words for flags in _WAYS.values() for flag, words in flags.items()}
+    flags = [flag for group in re.findall(r"\((.*?)\)", ways) for flag in group.split(", ")]
+    assert {flag: needed(replace(own, **meant[flag])) < whole for flag in flags} == dict.fromkeys(flags, True)
+
+
+def test_the_words_of_a_hint_are_those_of_the_command_line() -> None:
+    known = {option for parameter in VERBS["plan"].params for option in (*parameter.opts, *parameter.secondary_opts)}
+    words = [word for flags in _WAYS.values() for flag in flags for word in flag.split() if word.startswith("--")]
+    assert {*words} <= known
+
+
+def test_a_model_that_does_not_even_infer_is_told_so(path: Path) -> None:
+    error = refusal(lambda: api.compile_model(path, ram_bytes=9000))
+    assert (
+        error.problems[0].hint
+        == "inference alone takes 12,800 bytes: choose a smaller model, or a chip with more memory"
+    )
+    assert "inference" not in str(refusal(lambda: api.compile_model(path, ram_bytes=12800)))
+
+
+def test_targets_that_are_large_enough_are_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no budget was given, and so the chip is the target's own."""
+    monkeypatch.setitem(TARGETS, "qemu-zhinx", find_target("qemu-zhinx").resized(ram_bytes=14000))
+    error = refusal(lambda: api.compile_model(path))
+    assert error.problems[0].hint.endswith(", or choose a target with more memory (-t qemu-zfh or pulp-open)")
 
 
 def test_without_a_budget_the_targets_ram_is_one(path: Path) -> None:

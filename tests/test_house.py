@@ -27,7 +27,8 @@ FLOORS = (
     ("program", "lower", "lower_tiles", "micro_assembly", "microkernels", "microkernels_depthwise"),
     ("executor", "rehearsal", "codegen"),
     ("wire", "log", "checkpoint", "targets", "toolchain", "compare", "project", "packages"),
-    ("profile", "savings", "scores", "tile_report", "render", "status", "console", "outcomes"),
+    ("profile", "savings", "scores", "tile_report", "render", "status", "console", "outcomes",
+     "remedies"),
     ("api", "saved", "autotune", "step_time", "selection", "results", "report", "sweep", "commands", "cli",
      "__init__", "__main__"),
 )  # fmt: skip

@@ -176,7 +176,7 @@ def test_a_memory_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("recipe", "said"), [
     ({"master": "fp32"}, "--master"), ({"optimizer": "adam", "state": "fp32"}, "--state"),
-    ({"batch": 2, "master": "none"}, "--gradients"), ({"master": "none"}, "--trainable"),
+    ({"batch": 2, "master": "none"}, "--gradients"), ({"master": "none"}, "--channels"),
 ])  # fmt: skip
 def test_a_refusal_names_what_takes_most(tmp_path: Path, recipe: dict[str, Any], said: str) -> None:
     dense = model(node("Gemm", "x w", "y", "fc", transB=1), x=(1, 64), w=draw(64, 64))
