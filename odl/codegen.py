@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import traceback
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,6 +16,7 @@ import jinja2
 import numpy as np
 
 from odl import cnames, microkernels
+from odl.errors import ToolError
 from odl.fp16 import bits
 from odl.graph import Kernel, Phase, fresh
 from odl.program import ARENA, FLASH, LOCAL, Barrier, Buffer, Call, Move, Program, Resident, Statement
@@ -66,6 +69,36 @@ def _environment(folder: Path) -> jinja2.Environment:
     return jinja
 
 
+@contextmanager
+def template_errors() -> Iterator[None]:
+    """What goes wrong in a template is refused as `template-failed`, with the template's file and line."""
+    try:
+        yield
+    except Exception as error:  # an expression in a template can raise anything
+        if isinstance(error, jinja2.TemplateSyntaxError):
+            file, line, why = error.filename or "", error.lineno, error.message or ""
+        else:
+            file, line = _innermost_template(error)
+            why = str(error)
+        if not file:
+            raise
+        place = f"{Path(file).relative_to(share('templates').parent)}:{line}"
+        hint = "docs/NEW_OPERATOR.md tells what a template of kernels holds"
+        raise ToolError("template-failed", place, f"{type(error).__name__}: {why}", hint) from error
+
+
+def _innermost_template(error: Exception) -> tuple[str, int]:
+    """File and line in the templates from which an error came; no file where it came from none."""
+    found = "", 0
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        template = frame.f_globals.get("__jinja_template__")  # of code that jinja2 made of one
+        if template:
+            found = template.filename, template.get_corresponding_lineno(line)
+        elif Path(frame.f_code.co_filename).is_relative_to(share("templates")):  # jinja2 has put the template's line
+            found = frame.f_code.co_filename, line
+    return found
+
+
 def prototype(text: str) -> str:
     """A C function's prototype with its parameters in lines of up to 120 columns, below each other."""
     head, parameters = text.split("(", 1)
@@ -106,8 +139,14 @@ class Printer:
 
     @cached_property
     def _files(self) -> dict[str, str]:
-        jinja = environment()
         context = self._context()
+        with template_errors():
+            files = self._rendered(environment(), context)
+        if self.program.has_team:
+            files["src/odl_micro.c"] = microkernels.source()
+        return dict(sorted(files.items()))
+
+    def _rendered(self, jinja: jinja2.Environment, context: dict[str, Any]) -> dict[str, str]:
         files: dict[str, str] = {}
         for name in ("include/odl_model.h", "include/odl_weights.h", "include/odl_kernels.h", "include/odl_config.h",
                      "include/odl_trace.h", "src/odl_model.c", "src/odl_weights.c", "src/odl_trace.c"):  # fmt: skip
@@ -116,9 +155,7 @@ class Printer:
                 context["headers"] = headers
                 files |= sources
             files[name] = jinja.get_template(f"project/{Path(name).name}.j2").render(context)
-        if self.program.has_team:
-            files["src/odl_micro.c"] = microkernels.source()
-        return dict(sorted(files.items()))
+        return files
 
     def _kernels(self, jinja: jinja2.Environment) -> tuple[list[str], dict[str, str]]:
         """The prototypes of all kernel files that the program uses, and the files."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from odl.codegen import environment, write_sources
+from odl.codegen import environment, template_errors, write_sources
 from odl.errors import UsageError
 from odl.program import ARENA, Program
 from odl.share import share
@@ -128,13 +128,15 @@ def _write_manifests(folder: Path, package: Package, variables: Mapping[str, Any
     """All of the package's templates, each at its place; and the header that speaks for all of include/."""
     jinja = environment()
     root = f"packages/{package.name}/"
-    texts = {name: jinja.get_template(name).render(variables) for name in jinja.list_templates() if root in name}
+    with template_errors():
+        texts = {name: jinja.get_template(name).render(variables) for name in jinja.list_templates() if root in name}
+        common = jinja.get_template("packages/odl.h.j2").render(variables)
     flags = texts.pop(f"{root}flags.h.j2", "")
     for name, text in texts.items():
         path = folder / name.removeprefix(root).removesuffix(".j2")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    (folder / "include/odl.h").write_text(jinja.get_template("packages/odl.h.j2").render(variables))
+    (folder / "include/odl.h").write_text(common)
     if flags:
         config = folder / "include/odl_config.h"
         config.write_text(config.read_text() + flags)

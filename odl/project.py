@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from odl import json_text
-from odl.codegen import environment, write_sources
+from odl.codegen import environment, template_errors, write_sources
 from odl.errors import UsageError
 from odl.exporting import write_model
 from odl.frontend import Model
@@ -52,7 +52,8 @@ def write_project(folder: Path, title: str, program: Program, training: Training
     for port in target.ports:
         shutil.copytree(share("firmware") / "port" / port, folder / "port", dirs_exist_ok=True)
     for name in ("Makefile", "CMakeLists.txt", "README.md"):
-        text = environment().get_template(f"project/{name}.j2").render(project_variables(target))
+        with template_errors():
+            text = environment().get_template(f"project/{name}.j2").render(project_variables(target))
         (folder / name).write_text(text)
 
 

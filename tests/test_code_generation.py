@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from commands import odl
 from host_c import FLAGS, compilers
 from hypothesis import given
 from hypothesis import strategies as st
 from models import cnn, compiled, draw, mlp, model, node, refusal, save
 
-from odl import api, cnames
+from odl import api, cnames, codegen
 from odl.api import Compiled
 from odl.compare import Device, verify
 from odl.data import Data
@@ -30,6 +32,7 @@ from odl.fp16 import half
 from odl.program import ARENA
 from odl.project import write_project
 from odl.recipe import Recipe, read_recipe
+from odl.share import share
 from odl.staging import staged
 from odl.targets import simulator_for
 from odl.toolchain import BuildResult, compile_project, find_toolchain, project_variables
@@ -449,3 +452,37 @@ def test_build_is_whole_or_not_at_all(tmp_path: Path, program: Compiled, monkeyp
     monkeypatch.setattr(api, "compile_project", lambda *_, **__: (_ for _ in ()).throw(UsageError("no", "", "")))
     assert refusal(lambda: api.build(program, tmp_path / "project")).code == "no"
     assert not list(tmp_path.iterdir())
+
+
+# --- templates --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "old", "new", "place", "why"), [
+    ("kernels/relu.c.j2", "{% macro source(used) %}", "{% makro source(used) %}", "kernels/relu.c.j2:12",
+     "TemplateSyntaxError: Encountered unknown tag 'makro'."),
+    ("kernels/relu.c.j2", '{% if "relu_gradient" in used %}', '{% if "relu_gradient" in usd %}', "kernels/relu.c.j2:7",
+     "UndefinedError: 'usd' is undefined"),
+    ("kernels/relu.c.j2", "ODL_STREAMED(relu_words", "ODL_STREAMED({{ 1 // 0 }}, relu_words", "kernels/relu.c.j2:23",
+     "ZeroDivisionError: integer division or modulo by zero"),
+    ("kernels/sgd.c.j2", '{% import "update.j2" as update %}', '{% import "apdate.j2" as update %}',
+     "kernels/sgd.c.j2:2", "TemplateNotFound: "),
+    ("update.j2", '"const float *guard"', '"const float *guard" + no', "update.j2:15", "UndefinedError: 'no' is"),
+    ("project/odl_weights.c.j2", "{% for", "{{ own }}\n{% for", "project/odl_weights.c.j2:5", "'own' is undefined"),
+    ("project/Makefile.j2", "RAM_BYTES   =", "{{ own }}\nRAM_BYTES   =", "project/Makefile.j2:30", "'own' is"),
+    ("packages/odl.h.j2", "#ifndef", "{{ guard() }}\n#ifndef", "packages/odl.h.j2:2", "UndefinedError: 'guard' is"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_template_is_told_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, old: str, new: str, place: str, why: str
+) -> None:
+    """For whoever writes the template of a new operator: neither a traceback through jinja2 nor a report as a bug."""
+    shutil.copytree(share("templates"), tmp_path / "templates")
+    text = (tmp_path / "templates" / name).read_text()
+    assert old in text
+    (tmp_path / "templates" / name).write_text(text.replace(old, new, 1))
+    monkeypatch.setattr(codegen, "share", lambda part: (tmp_path if part == "templates" else share(part).parent) / part)
+    package = () if name == "project/Makefile.j2" else ("--package", "cmake")
+    result = odl("build", save(tmp_path, mlp()), *package, "-o", tmp_path / "out")
+    assert result.exit_code == ExitCode.TOOL_MISSING
+    assert result.stderr.startswith(f"error: template-failed: templates/{place}: ")
+    assert why in result.stderr
+    assert not (tmp_path / "out").exists()
