@@ -65,7 +65,7 @@ def test_whole_training_graphs_agree_in_numpy(case: Case) -> None:
 
 @pytest.mark.qemu
 @given(cases())
-@settings(compiling, max_examples=4)
+@settings(compiling, max_examples=50)
 def test_whole_training_graphs_agree_in_five_ways(case: Case) -> None:
     assert set(compare(case)) == set(WAYS)
 
