@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,26 @@ class Model:
     fix_batch: bool = False
 
 
+@dataclass
+class _Told:
+    """What is wrong with a model so far, and the names of the nodes that are not imported for it."""
+
+    problems: list[Problem] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
+
+    def raise_any(self, more: Iterable[Problem] = ()) -> None:
+        if self.problems:
+            raise ModelError.of([*self.problems, *more])
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """What the block raises comes behind what has been told."""
+        try:
+            yield
+        except ModelError as error:
+            raise ModelError.of([*self.problems, *error.problems]) from error
+
+
 def load_model(path: Path, *, keeps_norms: bool = False, fix_batch: bool = False) -> Model:
     """Read, check and import an ONNX file; raises ModelError with every problem that was found.
 
@@ -80,42 +100,29 @@ def load_model(path: Path, *, keeps_norms: bool = False, fix_batch: bool = False
     given = flatten(proto)
     single = with_batch_of_one(given)  # of an open batch the rest is looked at as if it were 1
     flat = flatten(evaluated(single))
-    unsupported = _unsupported(flat)
-    told = [*_interface_problems(single.graph if fix_batch else given.graph), *unsupported.values()]
-    if any(problem for source in _sources(flat.graph) for problem in _input_problems(source)):
-        raise ModelError.of(told)  # what else would be found might come of that input
-    with _behind(told):
-        misshapen = check(flat, unsupported)
-        constants = {tensor.name: _array(tensor, f"initializer '{tensor.name}'") for tensor in flat.graph.initializer}
-        nodes = _settled(_nodes(flat.graph), constants)
-    told += misshapen.values()
-    refused = {*unsupported, *misshapen, *_check_nodes(nodes, constants, told)}
-    outputs = {value.name for value in flat.graph.output}
-    initializers = {each.name for each in flat.graph.initializer}
-    shapes = static_shapes(flat)
-    if told:
-        nodes = _masked(nodes, refused, {"", *constants, *shapes})
-    found = rewritten(nodes, constants, initializers, shapes, outputs)
-    folded = fold_batch_normalization(found.nodes, found.constants, outputs, keeps_norms)
-    importer = Importer(found.constants | folded.constants, initializers, folded.affine, found.views)
-    _begin(importer, flat.graph)
-    told += _run_rules(importer, folded.nodes, found.shapes, turned=len(found.shapes) > len(shapes))
-    if told:
-        raise ModelError.of([*told, *_size_problems(importer.build.types, importer.build.nodes)])
-    graph = _import(flat.graph, importer, folded.nodes)
-    return Model(path, proto, graph, _vanished(graph, constants | folded.constants), fix_batch)
-
-
-@contextmanager
-def _behind(told: Sequence[Problem]) -> Iterator[None]:
-    """What the block refuses comes behind what has been told."""
-    try:
-        yield
-    except ModelError as error:
-        raise ModelError.of([*told, *error.problems]) from error
+    told = _Told([*_interface_problems(single.graph if fix_batch else given.graph)])
+    nodes, constants = _checked(flat, told)
+    graph = _imported(flat, nodes, constants, keeps_norms, told)
+    return Model(path, proto, graph, _vanished(graph, constants), fix_batch)
 
 
 # --- before the import: what can be told from the file alone ----------------------------------------------------------
+
+
+def _checked(flat: onnx.ModelProto, told: _Told) -> tuple[list[OnnxNode], dict[str, Array]]:
+    """The nodes that compute, in order, and the constants; what the file alone says against them is told."""
+    unsupported = _unsupported(flat)
+    told.problems += unsupported.values()
+    if any(problem for source in _sources(flat.graph) for problem in _input_problems(source)):
+        told.raise_any()  # what else would be found might come of that input
+    with told.first():
+        misshapen = check(flat, unsupported)
+        constants = {tensor.name: _array(tensor, f"initializer '{tensor.name}'") for tensor in flat.graph.initializer}
+        nodes = _settled(_nodes(flat.graph), constants)
+    told.problems += misshapen.values()
+    told.refused.update(unsupported, misshapen)
+    _check_nodes(nodes, constants, told)
+    return nodes, constants
 
 
 def _interface_problems(graph: onnx.GraphProto) -> Iterator[Problem]:
@@ -247,25 +254,22 @@ def _constant(node: OnnxNode) -> Array:
     return np.array(value, np.float32 if "float" in kind else np.int64)
 
 
-def _check_nodes(nodes: Iterable[OnnxNode], constants: dict[str, Array], told: list[Problem]) -> set[str]:
+def _check_nodes(nodes: Iterable[OnnxNode], constants: dict[str, Array], told: _Told) -> None:
     """Tell what neither onnx.checker nor ONNX's inference looks at: NaN and infinity, empty weights and inputs, and the
-    shapes of some constants. Returns the names of nodes that cannot be imported for it; in `constants`, ones take the
-    place of what is not finite, so that this is told once."""
-    refused: set[str] = set()
+    shapes of some constants. In `constants`, ones take the place of what is not finite, so that this is told once."""
     used: dict[str, list[str]] = {}
     for node in nodes:
         problems = list(_node_problems(node, constants))
-        told += problems
-        refused.update([node.name] if problems else [])
+        told.problems += problems
+        told.refused.update([node.name] if problems else [])
         for name in node.inputs if node.op_type not in _UNBOUNDED else ():
             used.setdefault(name, []).append(node.name)
     for name, readers in used.items():
         problems = list(_constant_problems(name, constants[name])) if name in constants else []
-        told += problems
+        told.problems += problems
         if problems:
             constants[name] = np.where(np.isfinite(constants[name]), constants[name], 1.0)
-            refused.update(readers if constants[name].size == 0 else ())
-    return refused
+            told.refused.update(readers if constants[name].size == 0 else ())
 
 
 def _node_problems(node: OnnxNode, constants: Mapping[str, Array]) -> Iterator[Problem]:
@@ -314,6 +318,26 @@ def _masked(nodes: Iterable[OnnxNode], refused: Collection[str], known: set[str]
 
 
 # --- the import -------------------------------------------------------------------------------------------------------
+
+
+def _imported(
+    flat: onnx.ModelProto, nodes: list[OnnxNode], constants: dict[str, Array], keeps_norms: bool, told: _Told
+) -> Graph:
+    """The graph; `constants` gets those that rewriting and folding make. Raises ModelError with all that was told, and
+    what the rules of operators say against nodes."""
+    outputs = {value.name for value in flat.graph.output}
+    initializers = {each.name for each in flat.graph.initializer}
+    shapes = static_shapes(flat)
+    if told.problems:
+        nodes = _masked(nodes, told.refused, {"", *constants, *shapes})
+    found = rewritten(nodes, constants, initializers, shapes, outputs)
+    folded = fold_batch_normalization(found.nodes, found.constants, outputs, keeps_norms)
+    importer = Importer(found.constants | folded.constants, initializers, folded.affine, found.views)
+    _begin(importer, flat.graph)
+    told.problems += _run_rules(importer, folded.nodes, found.shapes, turned=len(found.shapes) > len(shapes))
+    told.raise_any(_size_problems(importer.build.types, importer.build.nodes))
+    constants |= folded.constants
+    return _import(flat.graph, importer, folded.nodes)
 
 
 def _begin(importer: Importer, graph: onnx.GraphProto) -> None:
