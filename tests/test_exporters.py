@@ -133,10 +133,10 @@ def test_computes_what_pytorch_computes(tmp_path: Path, name: str, way: str) -> 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_of_pytorch_is_trained(tmp_path: Path, name: str, way: str) -> None:
     """Those of convolutions and dense layers, and scale and shift where they are not folded into one."""
+    proto, _, _ = exported(name, way)
     import torch
     from torch_networks import NETWORKS
 
-    proto, _, _ = exported(name, way)
     training = build_training(load_model(save(tmp_path, proto), fix_batch=True).graph, Recipe(loss="mse"))
     parameters = [p for m in NETWORKS[name].drawn().modules() for p in m.parameters(recurse=False)
                   if not isinstance(m, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d)]  # fmt: skip
