@@ -26,6 +26,7 @@ from models import cnn
 from test_house import FLOORS
 
 import odl
+from campaigns import first_contact
 from odl import errors, render, targets
 from odl.cli import cli
 from odl.codegen import environment
@@ -264,6 +265,14 @@ def beginner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.savez(tmp_path / "data.npz", x=rng.random((8, 1, 8, 8)), y=rng.integers(0, 10, 8))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_the_first_contact_on_record_typed_what_the_readme_says_and_nothing_failed() -> None:
+    page = (ROOT / first_contact.PAGE).read_text()
+    typed = re.findall(r"^\$ (.*)$", page, re.M)
+    assert typed == [line for block in first_contact.blocks((ROOT / "README.md").read_text()) for line in block]
+    assert re.search(r"^\d+ lines, .* cores, 0 failed\.$", page, re.M)
+    assert "ended with" not in page
 
 
 @pytest.mark.qemu
