@@ -64,7 +64,7 @@ def test_whole_training_graphs_agree_in_numpy(case: Case) -> None:
 
 
 @pytest.mark.qemu
-@pytest.mark.parametrize("part", range(4))  # so that several processes share them
+@pytest.mark.parametrize("part", range(8))  # so that several processes share them
 def test_whole_training_graphs_agree_in_five_ways(part: int) -> None:
     @seed(part)
     @given(cases())
