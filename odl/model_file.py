@@ -118,8 +118,11 @@ def _raise_unless(refused: Collection[str], told: _Told, cause: Exception | None
 def _checker_problems(model: onnx.ModelProto) -> _Told:
     """The checker's complaints node by node: of a model it tells the first alone."""
     context = onnx.checker.C.CheckerContext()
-    context.ir_version = model.ir_version
-    context.opset_imports = {entry.domain: entry.version for entry in model.opset_import}
+    try:
+        context.ir_version = model.ir_version
+        context.opset_imports = {entry.domain: entry.version for entry in model.opset_import}
+    except TypeError:  # a version beyond 32 bits
+        return {}
     found = {}
     for node in model.graph.node:
         try:

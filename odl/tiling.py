@@ -29,7 +29,10 @@ TRANSFER_CYCLES = 100  # of a transfer, beside its bytes
 CALL_CYCLES = 350
 MACS_PER_CYCLE = 7.9
 OPERAND_BYTES_PER_CYCLE = 10
+MOST_TIMES = 256  # of L1, of a tensor: L2 has 30
 UNTUNED = Tuning()
+
+_SMALLER = "give this layer fewer channels or pixels, or put a pool before it"
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,7 @@ class _Tiling:
     def _chain(self, node: Node, movers: Mapping[str, Node], later: Sequence[Node]) -> Chain:
         everything = _Cut(self, [node], movers, None, 0).tiles()
         assert everything, f"{node.op.name} has no tile of everything"
+        self._require_bounded(node, everything)
         for room in self._rooms(node):
             if room.holds(everything):
                 return _as_chain([*movers.values(), node], everything)
@@ -199,6 +203,14 @@ class _Tiling:
                 best = _as_chain([*movers.values(), node], min(fitting, key=_cost))
                 return self._longer(best, node, movers, later)
         raise self._too_large(node, movers, everything)
+
+    def _require_bounded(self, node: Node, everything: list[list[TileCall]]) -> None:
+        """Refuse what no memory behind L1 has bytes for, before all ways to cut it are tried."""
+        largest = _largest(everything)
+        if largest.type.n_bytes > MOST_TIMES * self.capacity:
+            why = f"is more than {MOST_TIMES} times the {self.capacity:,} bytes next to the cores"
+            whose = f"{node.op.name}: {largest.value}, {largest.type}"
+            raise FitError("tile-too-large", node.layer, f"{whose}, {why}", _SMALLER)
 
     def _rooms(self, node: Node) -> Iterator[_Room]:
         """What is wanted, then what there is; short rows of channels cost a transfer time, so they come later."""
@@ -246,13 +258,12 @@ class _Tiling:
         steps = [(axis, step) for axis in range(len(shape)) for step in _steps(shape, axis, few_channels=True)]
         cuts = [_Cut(self, [node], movers, axis, step).tiles() for axis, step in steps]
         least = min(working_bytes(tiles, ahead=False) for tiles in (everything, *cuts) if tiles)
-        pieces = [piece for call in everything[0] for piece in (*call.inputs, *call.outputs)]
-        largest = max(pieces, key=lambda piece: piece.type.n_bytes)
+        largest = _largest(everything)
         return FitError(
             "tile-too-large", node.layer,
             f"{node.op.name} needs {least:,} bytes next to the cores of {self.capacity:,}: "
             f"{least - self.capacity:,} are missing; its largest tensor is {largest.value}, {largest.type}",
-            "give this layer fewer channels or pixels, or put a pool before it",
+            _SMALLER,
         )  # fmt: skip
 
     def cut_shape(self, node: Node) -> Shape:
@@ -336,6 +347,11 @@ def _steps(shape: Shape, axis: int, few_channels: bool) -> list[int]:
         return [n for n in FEW_CHANNELS if n < size]
     quantum = CHANNEL_QUANTUM if is_last else 1
     return sorted({-(-size // (n * quantum)) * quantum for n in range(2, size + 1)}, reverse=True)
+
+
+def _largest(everything: list[list[TileCall]]) -> Piece:
+    pieces = [piece for call in everything[0] for piece in (*call.inputs, *call.outputs)]
+    return max(pieces, key=lambda piece: piece.type.n_bytes)
 
 
 def _as_chain(nodes: Sequence[Node], tiles: Sequence[Sequence[TileCall]]) -> Chain:

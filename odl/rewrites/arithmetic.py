@@ -111,7 +111,7 @@ class _Known:
         if not _is_onnx(node):
             return [node]
         if node.op_type == "If":
-            condition = self._value(node.input[0])
+            condition = self._value(node.input[0]) if node.input else None
             self.changed |= condition is not None
             return [node] if condition is None else branch(node, bool(condition.any()), self.taken)
         if len(node.output) != 1:
@@ -150,12 +150,14 @@ class _Known:
                 self.values[node.output[0]] = np.array(helper.get_attribute_value(attribute), kind)
 
     def _is_cast_to_itself(self, node: onnx.NodeProto) -> bool:
-        types = [self.described.get(name, (0, None))[0] for name in (node.input[0], node.output[0]) if node.input]
-        return node.op_type in ("Cast", "CastLike") and types == [TensorProto.FLOAT] * 2
+        if node.op_type not in ("Cast", "CastLike") or not node.input:
+            return False
+        types = [self.described.get(name, (0, None))[0] for name in (node.input[0], node.output[0])]
+        return types == [TensorProto.FLOAT] * 2
 
     def _shape(self, node: onnx.NodeProto) -> Array | None:
         """What Shape and Size come to, where they can be told."""
-        if node.op_type not in ("Shape", "Size"):
+        if node.op_type not in ("Shape", "Size") or not node.input:
             return None
         _, shape = self.described.get(node.input[0], (0, None))
         if shape is None and node.input[0] in self.tensors:
@@ -170,7 +172,7 @@ class _Known:
     def _result(self, node: onnx.NodeProto) -> Array | None:
         """What the node computes from constants; None where it reads others, or it cannot be told."""
         if node.op_type == "CastLike":
-            type_, _ = self.described.get(node.input[1], (0, None))
+            type_, _ = self.described.get(node.input[1], (0, None)) if len(node.input) == 2 else (0, None)
             if not type_:
                 return None
             node = helper.make_node("Cast", node.input[:1], node.output, to=type_)
