@@ -238,7 +238,7 @@ def _settled(nodes: Iterable[OnnxNode], constants: dict[str, Array]) -> list[Onn
         n_shared = 3 if node.op_type == "BatchNormalization" else len(node.inputs)
         inputs = (*(same.get(name, name) for name in node.inputs[:n_shared]), *node.inputs[n_shared:])
         constants.update((name, constants[same[name]]) for name in inputs if name in same)
-        if node.op_type == "Constant" and node.attributes.keys() <= {*_CONSTANTS}:
+        if node.op_type == "Constant" and len(node.attributes) == 1 and node.attributes.keys() <= {*_CONSTANTS}:
             constants[node.outputs[0]] = _constant(node)
         elif node.op_type == "Identity" and inputs[0] in constants:
             same[node.outputs[0]] = inputs[0]

@@ -71,11 +71,21 @@ def flatten(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph = flat.graph
     _check_size(graph)
     _check_names(graph)
+    _check_splits(graph)
     nodes = _named(graph.node)
     kept = _needed(nodes, _sorted(nodes, _given(graph)), {output.name for output in graph.output})
     del graph.node[:]
     graph.node.extend(nodes[at] for at in kept)
     return flat
+
+
+def _check_splits(graph: onnx.GraphProto) -> None:
+    """Refuse a Split that says another number of outputs than it has: ONNX's inference would end the process."""
+    for node in graph.node:
+        said = [attribute.i for attribute in node.attribute if attribute.name == "num_outputs"]
+        if node.op_type == "Split" and any(number != len(node.output) for number in said):
+            why = f"num_outputs is {said[0]}, and it has {len(node.output)} outputs"
+            raise ModelError("onnx-checker", f"Split '{node.name}'", why)
 
 
 def check(flat: onnx.ModelProto, refused: Collection[str] = ()) -> dict[str, Problem]:
