@@ -81,7 +81,7 @@ def flatten(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _check_splits(graph: onnx.GraphProto) -> None:
     """Refuse a Split that says another number of outputs than it has: ONNX's inference would end the process."""
-    for node in graph.node:
+    for node in _every(graph.node):
         said = [attribute.i for attribute in node.attribute if attribute.name == "num_outputs"]
         if node.op_type == "Split" and any(number != len(node.output) for number in said):
             why = f"num_outputs is {said[0]}, and it has {len(node.output)} outputs"
