@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,9 @@ def load_data(source: Source, training: Training) -> Data:
     binary16) or `label-range`.
     """
     path = Path("data") if isinstance(source, Mapping) else Path(source)
-    arrays = _given(source) if isinstance(source, Mapping) else _read(path)
+    arrays, found = _given(source) if isinstance(source, Mapping) else _read(path)
+    if "x" not in arrays:
+        raise ModelError("data-key", str(path), f"has no array 'x', only {', '.join(found[:20]) or 'none'}", _SAVE)
     sample = training.graphs[INFER].inputs[training.sample]
     target = training.step.inputs[training.target]
     samples = _stored(arrays["x"], sample.shape, path, "x")
@@ -95,30 +97,26 @@ _MISPLACED = "an ONNX file goes where the command line says MODEL, data to --dat
 _SAVE = 'numpy.savez("data.npz", x=x, y=y) writes such a file'
 
 
-def _given(arrays: Mapping[str, Any]) -> dict[str, Array]:
-    if "x" not in arrays:
-        raise ModelError("data-key", "data", f"has no 'x', only {', '.join(map(str, arrays)) or 'nothing'}")
+def _given(arrays: Mapping[str, Any]) -> tuple[dict[str, Array], Sequence[str]]:
+    """`x` and `y`, as far as they are there, and the names of all."""
     try:
-        return {name: np.asarray(arrays[name]) for name in ("x", "y") if name in arrays}
+        return {name: np.asarray(arrays[name]) for name in ("x", "y") if name in arrays}, [*map(str, arrays)]
     except ValueError as error:  # lists of several lengths
         raise ModelError("data-shape", "data", f"is no array: {error}") from error
 
 
-def _read(path: Path) -> dict[str, Array]:
+def _read(path: Path) -> tuple[dict[str, Array], Sequence[str]]:
+    """The same of a file."""
     if why := _no_archive(path):
         is_misplaced = path.suffix == ".onnx" or why == _MODEL
         raise ModelError("data-unreadable", str(path), why, f"{_MISPLACED}{_SAVE}" if is_misplaced else _SAVE)
     try:
-        arrays, found = read_npz(path, ("x", "y"))
-        names = ", ".join(found[:20]) or "none"
+        return read_npz(path, ("x", "y"))
     except TooLargeError as error:
         raise ModelError("data-too-large", str(path), str(error), _SAVE) from error
     except Exception as error:  # a broken file can raise nearly anything in zipfile, zlib and NumPy
         why = "is damaged, or its arrays hold Python objects instead of numbers"
         raise ModelError("data-unreadable", str(path), why, _SAVE) from error
-    if "x" not in arrays:
-        raise ModelError("data-key", str(path), f"has no array 'x', only {names}", _SAVE)
-    return arrays
 
 
 def _no_archive(path: Path) -> str:

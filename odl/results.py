@@ -106,8 +106,10 @@ def _weight(accepted: Accepted, tensor: Persistent) -> Result:
 def planned(compiled: Compiled) -> Result:
     """`odl plan`: for each entry the order of its nodes and the blocks of memory, each with its first and last node."""
     target, spaces, residents = compiled.target, compiled.program.spaces, compiled.program.residents
-    needed, available = spaces[ARENA] + target.stack_bytes, target.ram_bytes
-    ram = {"needed": needed, "available": available, "fits": needed <= available, "open": target.ram_is_open}
+    ram = {
+        "needed": compiled.ram_bytes_needed, "available": target.ram_bytes, "fits": compiled.missing_bytes <= 0,
+        "open": target.ram_is_open,
+    }  # fmt: skip
     stored = [r.buffer.type.n_bytes for r in residents if r.buffer.space == ARENA and r.tensor.initial.any()]
     return {
         "target": target.name,

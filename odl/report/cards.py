@@ -97,8 +97,8 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
 
 def _compiled(compiled: Compiled) -> Card:
     model, memory = results.checked(compiled), results.planned(compiled)
-    ram, arena, fits = memory["ram"], memory["arena_bytes"][ARENA], compiled.missing_bytes <= 0
-    bound = "" if fits and ram["open"] else f" of {size_text(ram['available'])}"
+    ram, arena = memory["ram"], memory["arena_bytes"][ARENA]
+    bound = "" if ram["fits"] and ram["open"] else f" of {size_text(ram['available'])}"
     held = f"arena {size_text(arena)}, stack {size_text(memory['stack_bytes'])}"
     facts = [
         ("weights", f"{model['weights']:,}, of which {model['trained_weights']:,} are trained"),
@@ -114,7 +114,8 @@ def _compiled(compiled: Compiled) -> Card:
     drawn, left_out = _largest(memory)
     return Card(
         model["model"], f"compiled for {compiled.target.name}: {compiled.target.summary}",
-        "" if fits else f"does not fit: {size_text(compiled.missing_bytes)} too many", None if fits else False,
+        "" if ram["fits"] else f"does not fit: {size_text(compiled.missing_bytes)} too many",
+        None if ram["fits"] else False,
         facts, list(maps(drawn)), f"{left_out:,} smaller blocks are not drawn." if left_out else "", True,
         _table(LAYERS, map(layer_row, model["layers"])),
     )  # fmt: skip

@@ -30,6 +30,7 @@ _EVALUATED = _SIGNS | frozenset((
     "Abs", "Add", "Ceil", "Concat", "Exp", "Floor", "Greater", "Identity", "Less", "Max", "Min", "Mod", "Mul", "Neg",
     "Not", "ReduceMax", "ReduceMin", "ReduceProd", "Reshape", "Squeeze", "Sub", "Transpose", "Unsqueeze",
 ))  # fmt: skip
+_LEAST_INPUTS = {"If": 1, "Cast": 1, "CastLike": 2, "Shape": 1, "Size": 1}  # of what is read here by its place
 _MOST_ROUNDS = 64  # each finds shapes that the one before made known
 _MOST_WORK = 1 << 24  # the product of the operands' sizes; no result is larger, but for those below
 _MOST_ELEMS = 1 << 20  # of what ConstantOfShape, Expand and Range make out of a few numbers
@@ -108,10 +109,10 @@ class _Known:
 
     def instead(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """The nodes in place of this one: itself, what it comes to, or the branch that it takes."""
-        if not _is_onnx(node):
-            return [node]
+        if not _is_onnx(node) or len(node.input) < _LEAST_INPUTS.get(node.op_type, 0):
+            return [node]  # the import says what is wrong with it
         if node.op_type == "If":
-            condition = self._value(node.input[0]) if node.input else None
+            condition = self._value(node.input[0])
             self.changed |= condition is not None
             return [node] if condition is None else branch(node, bool(condition.any()), self.taken)
         if len(node.output) != 1:
@@ -150,14 +151,14 @@ class _Known:
                 self.values[node.output[0]] = np.array(helper.get_attribute_value(attribute), kind)
 
     def _is_cast_to_itself(self, node: onnx.NodeProto) -> bool:
-        if node.op_type not in ("Cast", "CastLike") or not node.input:
+        if node.op_type not in ("Cast", "CastLike"):
             return False
         types = [self.described.get(name, (0, None))[0] for name in (node.input[0], node.output[0])]
         return types == [TensorProto.FLOAT] * 2
 
     def _shape(self, node: onnx.NodeProto) -> Array | None:
         """What Shape and Size come to, where they can be told."""
-        if node.op_type not in ("Shape", "Size") or not node.input:
+        if node.op_type not in ("Shape", "Size"):
             return None
         _, shape = self.described.get(node.input[0], (0, None))
         if shape is None and node.input[0] in self.tensors:
@@ -172,7 +173,7 @@ class _Known:
     def _result(self, node: onnx.NodeProto) -> Array | None:
         """What the node computes from constants; None where it reads others, or it cannot be told."""
         if node.op_type == "CastLike":
-            type_, _ = self.described.get(node.input[1], (0, None)) if len(node.input) == 2 else (0, None)
+            type_, _ = self.described.get(node.input[1], (0, None))
             if not type_:
                 return None
             node = helper.make_node("Cast", node.input[:1], node.output, to=type_)
